@@ -1,0 +1,10 @@
+"""Inference engines behind one verb.
+
+``open_backend`` returns an object with ``infer(Mapping[str, Array]) -> Mapping[str, Array]`` and ``close()``;
+no engine is imported before it is opened.
+"""
+
+from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo, TensorNames
+from fasedge.backends._open import available_engines, open_backend
+
+__all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "TensorNames", "available_engines", "open_backend"]

@@ -1,0 +1,364 @@
+"""Model cards: everything that is known about a model, beside its weights, checked before they are loaded.
+
+A model is a folder with ``card.json`` and the files that it names. The card is written by the evaluation, never by
+hand; what it says about a file holds only while the file's SHA-256 matches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from fasedge.backends._base import TensorNames
+from fasedge.errors import CardError, IntegrityError, ModelNotFoundError
+from fasedge.preprocess import InputSpec
+
+Precision = Literal["fp32", "int8"]
+CARD_NAME = "card.json"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base: unknown fields in a card are errors."""
+
+
+class Source(_Strict):
+    """Where the method comes from."""
+
+    method: str
+    paper: str
+    equations: str
+    notes: str = ""
+
+
+class InputCard(_Strict):
+    """One network input: uint8, NHWC, red first."""
+
+    name: str
+    size_px: int
+    crop_scale: float
+    modality: Literal["rgb", "depth"] = "rgb"
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    colour_order: Literal["RGB"] = "RGB"
+
+    def spec(self) -> InputSpec:
+        """The pre-processing that belongs to this input."""
+        return InputSpec(name=self.name, size_px=self.size_px, crop_scale=self.crop_scale)
+
+
+class OutputCard(_Strict):
+    """One network output: float32, batch first."""
+
+    name: Literal["score", "map"]
+    shape: tuple[int, ...]
+    meaning: str
+
+
+class FileCard(_Strict):
+    """One artefact: the model for one engine at one precision. An OpenVINO model is two files."""
+
+    engine: Literal["openvino", "litert", "onnxruntime"]
+    precision: Precision
+    path: str
+    sha256: str
+    bytes: int
+    companions: dict[str, str] = {}  # file name -> SHA-256, e.g. OpenVINO's .bin
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+
+    def tensor_names(self) -> TensorNames:
+        """Logical to engine names."""
+        return TensorNames(inputs=self.inputs, outputs=self.outputs)
+
+
+class Rate(_Strict):
+    """An error rate with its basis."""
+
+    value: float
+    errors: int
+    n: int
+    low: float
+    high: float
+
+
+class OperatingPoint(_Strict):
+    """A threshold with its rates. Chosen on the development split, measured on the test split."""
+
+    name: str
+    threshold: float
+    criterion: str
+    modalities: tuple[str, ...]
+    precision: Precision
+    apcer: dict[str, Rate]
+    apcer_max: float
+    bpcer: Rate
+    acer: float
+
+
+class Calibration(_Strict):
+    """How the graph's score was made from the network's cosine: ``score = sigmoid(scale * cosine + bias)``."""
+
+    kind: Literal["platt"]
+    scale: float
+    bias: float
+    fitted_on: str
+
+
+class TrainingData(_Strict):
+    """What the weights were made from."""
+
+    name: str
+    licence: str
+    n_images: int
+    n_identities: int
+    role: str
+
+
+class ParityRecord(_Strict):
+    """How far an artefact is from the full-precision network on the same pictures."""
+
+    engine: str
+    precision: Precision
+    n: int
+    score_abs_diff_p99: float
+    score_abs_diff_max: float
+    auc: float
+    auc_reference: float
+    acer_points: float
+    acer_points_reference: float
+    decision_flips_percent: float
+
+
+class GoldenVectors(_Strict):
+    """Inputs and outputs that every device must reproduce (``fasedge selftest``)."""
+
+    path: str
+    sha256: str
+    n: int
+    tolerance: float
+
+
+class Evaluation(_Strict):
+    """Results on one data set."""
+
+    dataset: str
+    kind: Literal["simulated", "real"]
+    n_bona_fide: int
+    n_attack: int
+    auc: float
+    auc_low: float
+    auc_high: float
+    eer: float
+    by_source_auc: dict[str, float] = {}
+    notes: str = ""
+
+
+class ModelCard(_Strict):
+    """Everything that is known about a model. Field by field as in ``card.json``."""
+
+    schema_version: Literal[1]
+    id: str
+    version: str
+    summary: str
+    licence: str
+    source: Source
+    inputs: tuple[InputCard, ...]
+    outputs: tuple[OutputCard, ...]
+    files: tuple[FileCard, ...]
+    calibration: Calibration
+    operating_points: tuple[OperatingPoint, ...]
+    default_operating_point: str
+    training_data: tuple[TrainingData, ...]
+    evaluation: tuple[Evaluation, ...]
+    parity: tuple[ParityRecord, ...]
+    golden: GoldenVectors
+    intended_use: str
+    limitations: tuple[str, ...]
+    provenance: dict[str, str] = {}
+
+    def input_spec(self, name: str = "rgb") -> InputSpec:
+        """Pre-processing of the named input.
+
+        Raises:
+            CardError: The model has no such input.
+        """
+        for item in self.inputs:
+            if item.name == name:
+                return item.spec()
+        raise CardError(f"model {self.id!r} has no input {name!r}; it has {[i.name for i in self.inputs]}")
+
+    def file(self, engine: str, precision: str = "int8") -> FileCard:
+        """The artefact for an engine at a precision.
+
+        Raises:
+            ModelNotFoundError: The card lists no such artefact.
+        """
+        for item in self.files:
+            if item.engine == engine and item.precision == precision:
+                return item
+        have = sorted(f"{f.engine}/{f.precision}" for f in self.files)
+        raise ModelNotFoundError(f"model {self.id!r} has no file for {engine}/{precision}; it has {', '.join(have)}")
+
+    def operating_point(
+        self, name: str | None = None, *, precision: str = "int8", modalities: tuple[str, ...] = ("rgb",)
+    ) -> OperatingPoint:
+        """An operating point by name, for one precision and one set of modalities.
+
+        Args:
+            name: Name such as ``bpcer5``; ``None`` takes the card's default.
+            precision: Precision of the artefact in use.
+            modalities: What the score is made from.
+
+        Raises:
+            CardError: The card has no such operating point.
+        """
+        wanted = name or self.default_operating_point
+        for point in self.operating_points:
+            if (point.name, point.precision, point.modalities) == (wanted, precision, modalities):
+                return point
+        have = sorted({p.name for p in self.operating_points})
+        raise CardError(
+            f"model {self.id!r} has no operating point {wanted!r} for {precision} and {'+'.join(modalities)}; "
+            f"it has {', '.join(have)}"
+        )
+
+
+def parse_card(text: str | bytes, *, origin: str = "card") -> ModelCard:
+    """Read and validate a card.
+
+    Args:
+        text: JSON.
+        origin: Where it came from, for the message.
+
+    Raises:
+        CardError: Not JSON, an unknown or missing field, a wrong type, an impossible value.
+    """
+    try:
+        card = msgspec.json.decode(text, type=ModelCard)
+    except msgspec.MsgspecError as error:
+        raise CardError(f"{origin} is not a valid model card: {error}") from error
+    _check_values(card, origin)
+    return card
+
+
+def _check_values(card: ModelCard, origin: str) -> None:
+    for point in card.operating_points:
+        if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
+            raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
+    if card.default_operating_point not in {p.name for p in card.operating_points}:
+        raise CardError(f"{origin}: default operating point {card.default_operating_point!r} is not in the list")
+    for name in _file_names(card):
+        if not name or Path(name).name != name:
+            raise CardError(f"{origin}: file names must be plain names beside the card, got {name!r}")
+
+
+def _file_names(card: ModelCard) -> list[str]:
+    names = [card.golden.path]
+    for item in card.files:
+        names += [item.path, *item.companions]
+    return names
+
+
+def dump_card(card: ModelCard) -> str:
+    """Write a card as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(card), indent=2).decode() + "\n"
+
+
+def load_card(folder: Path) -> ModelCard:
+    """Read ``card.json`` in a model folder.
+
+    Raises:
+        ModelNotFoundError: There is no card in the folder.
+        CardError: The card is malformed.
+    """
+    path = folder / CARD_NAME
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ModelNotFoundError(f"no model card at {path}: expected a folder with {CARD_NAME} beside weights") from error
+    return parse_card(text, origin=str(path))
+
+
+def models_folder() -> Path:
+    """Folder of the models that come with the package."""
+    return Path(str(resources.files("fasedge") / "models"))
+
+
+def list_models() -> tuple[str, ...]:
+    """Ids of the models that come with the package, sorted."""
+    return tuple(sorted(p.parent.name for p in models_folder().glob(f"*/{CARD_NAME}")))
+
+
+def find_model(model: str | Path) -> Path:
+    """Folder of a model, by id or by path.
+
+    Args:
+        model: Id of an embedded model (``a-deeppixbis``) or path of a folder with a card.
+
+    Raises:
+        ModelNotFoundError: Neither an embedded id nor a folder with a card.
+    """
+    folder = models_folder() / str(model)
+    if str(model) in list_models():
+        return folder
+    if Path(model).is_dir() and (Path(model) / CARD_NAME).is_file():
+        return Path(model)
+    raise ModelNotFoundError(
+        f"unknown model {str(model)!r}: expected one of {', '.join(list_models()) or '(none embedded)'}, "
+        f"or a folder that holds {CARD_NAME}"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        ModelNotFoundError: The file cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise ModelNotFoundError(f"model file {path} cannot be read: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def verify_file(folder: Path, name: str, sha256: str) -> Path:
+    """Check one file of a model against its hash.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        ModelNotFoundError: The file is missing.
+        IntegrityError: Its content is not what the card describes.
+    """
+    path = folder / name
+    found = sha256_of(path)
+    if found != sha256:
+        raise IntegrityError(
+            f"{path} was altered: its SHA-256 is {found[:16]}…, the card says {sha256[:16]}…; "
+            "install the model again, or write a new card for a file that you changed on purpose"
+        )
+    return path
+
+
+def verified_model_path(folder: Path, item: FileCard) -> Path:
+    """Check an artefact and its companions; return the path to load.
+
+    Raises:
+        ModelNotFoundError: A file is missing.
+        IntegrityError: A file was altered.
+    """
+    companions: Mapping[str, str] = item.companions
+    for name, digest in companions.items():
+        verify_file(folder, name, digest)
+    return verify_file(folder, item.path, item.sha256)

@@ -1,0 +1,6 @@
+"""Face finders: where the faces are, before anything is said about them."""
+
+from fasedge.faces._base import FINDERS, FaceFinder
+from fasedge.faces._open import open_finder
+
+__all__ = ["FINDERS", "FaceFinder", "open_finder"]

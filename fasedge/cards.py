@@ -281,7 +281,9 @@ def load_card(folder: Path) -> ModelCard:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise ModelNotFoundError(f"no model card at {path}: expected a folder with {CARD_NAME} beside weights") from error
+        raise ModelNotFoundError(
+            f"no model card at {path}: expected a folder with {CARD_NAME} beside weights"
+        ) from error
     return parse_card(text, origin=str(path))
 
 

@@ -4,7 +4,8 @@
 no engine is imported before it is opened.
 """
 
-from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo, TensorNames
 from fasedge.backends._open import available_engines, open_backend
+
+from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo, TensorNames
 
 __all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "TensorNames", "available_engines", "open_backend"]

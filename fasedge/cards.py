@@ -15,9 +15,9 @@ from typing import Literal
 
 import msgspec
 
-from fasedge.backends._base import TensorNames
 from fasedge.errors import CardError, IntegrityError, ModelNotFoundError
 from fasedge.preprocess import InputSpec
+from fasedge.types import TensorNames
 
 Precision = Literal["fp32", "int8"]
 CARD_NAME = "card.json"
@@ -27,7 +27,7 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base: unknown fields in a card are errors."""
 
 
-class Source(_Strict):
+class Source(_Strict, frozen=True):
     """Where the method comes from."""
 
     method: str
@@ -36,7 +36,7 @@ class Source(_Strict):
     notes: str = ""
 
 
-class InputCard(_Strict):
+class InputCard(_Strict, frozen=True):
     """One network input: uint8, NHWC, red first."""
 
     name: str
@@ -52,7 +52,7 @@ class InputCard(_Strict):
         return InputSpec(name=self.name, size_px=self.size_px, crop_scale=self.crop_scale)
 
 
-class OutputCard(_Strict):
+class OutputCard(_Strict, frozen=True):
     """One network output: float32, batch first."""
 
     name: Literal["score", "map"]
@@ -60,7 +60,7 @@ class OutputCard(_Strict):
     meaning: str
 
 
-class FileCard(_Strict):
+class FileCard(_Strict, frozen=True):
     """One artefact: the model for one engine at one precision. An OpenVINO model is two files."""
 
     engine: Literal["openvino", "litert", "onnxruntime"]
@@ -77,7 +77,7 @@ class FileCard(_Strict):
         return TensorNames(inputs=self.inputs, outputs=self.outputs)
 
 
-class Rate(_Strict):
+class Rate(_Strict, frozen=True):
     """An error rate with its basis."""
 
     value: float
@@ -87,7 +87,7 @@ class Rate(_Strict):
     high: float
 
 
-class OperatingPoint(_Strict):
+class OperatingPoint(_Strict, frozen=True):
     """A threshold with its rates. Chosen on the development split, measured on the test split."""
 
     name: str
@@ -101,7 +101,7 @@ class OperatingPoint(_Strict):
     acer: float
 
 
-class Calibration(_Strict):
+class Calibration(_Strict, frozen=True):
     """How the graph's score was made from the network's cosine: ``score = sigmoid(scale * cosine + bias)``."""
 
     kind: Literal["platt"]
@@ -110,7 +110,7 @@ class Calibration(_Strict):
     fitted_on: str
 
 
-class TrainingData(_Strict):
+class TrainingData(_Strict, frozen=True):
     """What the weights were made from."""
 
     name: str
@@ -120,7 +120,7 @@ class TrainingData(_Strict):
     role: str
 
 
-class ParityRecord(_Strict):
+class ParityRecord(_Strict, frozen=True):
     """How far an artefact is from the full-precision network on the same pictures."""
 
     engine: str
@@ -135,7 +135,7 @@ class ParityRecord(_Strict):
     decision_flips_percent: float
 
 
-class GoldenVectors(_Strict):
+class GoldenVectors(_Strict, frozen=True):
     """Inputs and outputs that every device must reproduce (``fasedge selftest``)."""
 
     path: str
@@ -144,7 +144,7 @@ class GoldenVectors(_Strict):
     tolerance: float
 
 
-class Evaluation(_Strict):
+class Evaluation(_Strict, frozen=True):
     """Results on one data set."""
 
     dataset: str
@@ -159,7 +159,7 @@ class Evaluation(_Strict):
     notes: str = ""
 
 
-class ModelCard(_Strict):
+class ModelCard(_Strict, frozen=True):
     """Everything that is known about a model. Field by field as in ``card.json``."""
 
     schema_version: Literal[1]

@@ -245,6 +245,22 @@ class Face:
             _frozen(self.key_points)
 
 
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """How a model file calls the tensors that fasedge knows by logical names.
+
+    Attributes:
+        inputs: Logical name (``rgb``) to the name inside the file; an empty mapping means the names are the same.
+        outputs: Likewise for the outputs (``score``, ``map``).
+    """
+
+    inputs: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
+    outputs: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Where the time of one observation went, in milliseconds."""

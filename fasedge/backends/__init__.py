@@ -6,6 +6,6 @@ no engine is imported before it is opened.
 
 from fasedge.backends._open import available_engines, open_backend
 
-from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo, TensorNames
+from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo
 
-__all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "TensorNames", "available_engines", "open_backend"]
+__all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "available_engines", "open_backend"]

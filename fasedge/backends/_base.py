@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -15,21 +14,6 @@ Array: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
 #: Engines in the order in which ``engine="auto"`` tries them.
 ENGINES = ("openvino", "litert", "onnxruntime")
-
-_EMPTY: Mapping[str, str] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class TensorNames:
-    """How a model file calls the tensors that fasedge knows by logical names.
-
-    Attributes:
-        inputs: Logical name (``rgb``) to the name inside the file; an empty mapping means the names are the same.
-        outputs: Likewise for the outputs (``score``, ``map``).
-    """
-
-    inputs: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
-    outputs: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ class PadResult:
     decision: Decision
     threshold: float
     reasons: tuple[Reason, ...] = ()
-    heads: Mapping[str, float] = _NO_HEADS
+    heads: Mapping[str, float] = field(default_factory=lambda: _NO_HEADS)
     modalities: tuple[str, ...] = ("rgb",)
     score_map: FloatArray | None = None
 

@@ -1,0 +1,48 @@
+"""Names the system libraries that OpenCV and MediaPipe need and this machine lacks.
+
+Standard library only, because it runs before any environment exists::
+
+    python3 .ci/system_libraries.py           # exit code 1 with instructions if one is missing
+    python3 .ci/system_libraries.py --list    # only the names of the Debian packages, for a package manager
+"""
+
+import ctypes
+import sys
+
+#: Library -> (Debian and Ubuntu package, who needs it).
+LIBRARIES = {
+    "libGL.so.1": ("libgl1", "OpenCV"),
+    "libgthread-2.0.so.0": ("libglib2.0-0", "OpenCV"),
+    "libEGL.so.1": ("libegl1", "MediaPipe"),
+    "libGLESv2.so.2": ("libgles2", "MediaPipe"),
+}
+
+
+def loads(library: str) -> bool:
+    """Whether the dynamic linker finds the library; asking it is surer than searching folders."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def main() -> int:
+    """Print what is missing; return the exit code."""
+    if sys.platform != "linux":  # wheels for other systems bring their libraries along
+        return 0
+    missing = {library: entry for library, entry in LIBRARIES.items() if not loads(library)}
+    packages = " ".join(sorted({package for package, _ in missing.values()}))
+    if "--list" in sys.argv[1:]:
+        sys.stdout.write(packages + "\n")
+        return 0
+    if not missing:
+        return 0
+    for library, (package, user) in missing.items():
+        sys.stderr.write(f"missing system library: {library} (needed by {user}; Debian package {package})\n")
+    sys.stderr.write(f"install with:  sudo apt-get install {packages}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

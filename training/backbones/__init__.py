@@ -1,0 +1,33 @@
+"""Feature trunks of stride 16, by name.
+
+Every trunk is a :class:`~training.backbones.base.Trunk`: it maps (N, C, H, W) images to (N, out_channels, H/16, W/16)
+features. ``TRUNKS`` is a plain dict: look a constructor up, call it with its own keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from training.backbones.base import Trunk
+from training.backbones.densenet import DenseNetTrunk, densenet161_trunk, load_torchvision_weights
+from training.backbones.efficientnet import (
+    EfficientNetLite0Trunk,
+    efficientnet_lite0_trunk,
+    load_efficientnet_lite0_weights,
+)
+
+TRUNKS: dict[str, Callable[..., Trunk]] = {
+    "densenet161": densenet161_trunk,
+    "efficientnet_lite0": efficientnet_lite0_trunk,
+}
+
+__all__ = [
+    "TRUNKS",
+    "DenseNetTrunk",
+    "EfficientNetLite0Trunk",
+    "Trunk",
+    "densenet161_trunk",
+    "efficientnet_lite0_trunk",
+    "load_efficientnet_lite0_weights",
+    "load_torchvision_weights",
+]

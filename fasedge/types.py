@@ -231,6 +231,9 @@ class Face:
         score: Confidence of the face finder in [0, 1]; says nothing about liveness.
         key_points: float32 (6, 2), x and y in pixels, in the order of :data:`KEY_POINT_NAMES`; ``None`` if unknown.
         track_id: Identity of the face over the frames of a stream; ``None`` outside a stream.
+
+    Raises:
+        InputError: Key points of another shape, or not finite.
     """
 
     box: Box
@@ -239,10 +242,17 @@ class Face:
     track_id: int | None = None
 
     def __post_init__(self) -> None:
-        if self.key_points is not None:
-            if self.key_points.shape != (len(KEY_POINT_NAMES), 2):
-                raise InputError(f"key_points need shape (6, 2), got {self.key_points.shape}")
-            _frozen(self.key_points)
+        points = self.key_points
+        if points is None:
+            return
+        if not isinstance(points, np.ndarray) or points.shape != (len(KEY_POINT_NAMES), 2):
+            raise InputError(f"key_points need float32 of shape (6, 2), got {_describe(points)}")
+        # A copy: freezing the caller's own array would be a surprise, sharing it would let the face change later.
+        points = np.array(points, np.float32)
+        if not np.isfinite(points).all():
+            raise InputError("key_points need finite values, got NaN or infinity; pass None where they are unknown")
+        _frozen(points)
+        object.__setattr__(self, "key_points", points)
 
 
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
@@ -283,7 +293,8 @@ class PadResult:
         score: In [0, 1], higher = more surely bona fide; ``None`` when the face was not scored.
         decision: ``BONA_FIDE`` iff ``score >= threshold`` and no reason forbids it.
         threshold: Threshold of the operating point in force.
-        reasons: Why the decision is not ``BONA_FIDE``; empty when it is.
+        reasons: Why the decision is not ``BONA_FIDE``; empty when it is, save for quality reasons that the caller
+            chose to let pass (``quality="warn"`` of :func:`fasedge.scoring.decide`).
         heads: Scores of the single heads of a multi-head model, by name.
         modalities: What the score was made from, e.g. ``("rgb",)`` or ``("rgb", "depth")``.
         score_map: float32 (m, m) in [0, 1], score per place of the crop, if the model has one.

@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.errors import CheckpointFormatError, CheckpointNotFoundError, StateMismatchError
+from training.errors import CheckpointFormatError, CheckpointNotFoundError
 
-_COUNTER = "num_batches_tracked"  # absent from checkpoints older than PyTorch 0.4.1, and of no use in inference
+# BatchNorm's batch counters are absent from checkpoints older than PyTorch 0.4.1, and of no use in inference.
+MAY_BE_MISSING = ("num_batches_tracked",)
 
 
 class Trunk(nn.Module, ABC):
@@ -99,34 +100,3 @@ def spread_over_channels(weight: Tensor, in_channels: int) -> Tensor:
     if weight.shape[1] == in_channels or weight.shape[1] != 3:
         return weight
     return weight.mean(dim=1, keepdim=True).repeat(1, in_channels, 1, 1)
-
-
-def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, what: str) -> None:
-    """Copy tensors into a module after checking that names and shapes are exactly those of the module.
-
-    Nothing is copied unless everything fits. BatchNorm's batch counters alone may be missing.
-
-    Raises:
-        StateMismatchError: A name is missing or unknown, or a shape differs.
-    """
-    own = module.state_dict()
-    missing = sorted(name for name in own if name not in state and not name.endswith(_COUNTER))
-    unknown = sorted(name for name in state if name not in own)
-    if missing or unknown:
-        raise StateMismatchError(
-            f"{what} does not fit {type(module).__name__}: {_some('missing', missing)}; {_some('unknown', unknown)}; "
-            "use the weights of this very architecture"
-        )
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise StateMismatchError(
-                f"{what}: expected {name} of shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}; "
-                "were the weights made with another width or number of channels?"
-            )
-    module.load_state_dict(dict(state), strict=False)
-
-
-def _some(kind: str, names: list[str]) -> str:
-    """Name the first few, count the rest: a wrong architecture has hundreds."""
-    shown = ", ".join(names[:4]) or "none"
-    return f"{kind} {shown}" + (f" and {len(names) - 4} more" if len(names) > 4 else "")

@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.backbones.base import Trunk, load_exactly, read_state, spread_over_channels
+from training.backbones.base import MAY_BE_MISSING, Trunk, read_state, spread_over_channels
+from training.checkpoint import load_exactly
 from training.errors import ConfigError
 
 _GROWTH = 48
@@ -147,4 +148,5 @@ def load_torchvision_weights(trunk: DenseNetTrunk, source: Path | str | Mapping[
     first = "features.conv0.weight"
     if first in state:
         state[first] = spread_over_channels(state[first], trunk.in_channels)
-    load_exactly(trunk, state, what="the DenseNet-161 checkpoint" if isinstance(source, Mapping) else str(source))
+    what = "the DenseNet-161 weights" if isinstance(source, Mapping) else str(source)
+    load_exactly(trunk, state, what=what, optional_suffixes=MAY_BE_MISSING)

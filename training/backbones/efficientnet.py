@@ -10,7 +10,8 @@ from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from training.backbones.base import Trunk, load_exactly, read_state, spread_over_channels
+from training.backbones.base import MAY_BE_MISSING, Trunk, read_state, spread_over_channels
+from training.checkpoint import load_exactly
 from training.errors import ConfigError, WeightsUnavailableError
 
 _STEM = 32
@@ -195,7 +196,8 @@ def load_efficientnet_lite0_weights(trunk: EfficientNetLite0Trunk, source: Path 
     first = "stem.conv.weight"
     if first in state:
         state[first] = spread_over_channels(state[first], trunk.in_channels)
-    load_exactly(trunk, state, what="the EfficientNet-Lite0 weights" if isinstance(source, Mapping) else str(source))
+    what = "the EfficientNet-Lite0 weights" if isinstance(source, Mapping) else str(source)
+    load_exactly(trunk, state, what=what, optional_suffixes=MAY_BE_MISSING)
 
 
 def _own_name(published: str) -> str | None:

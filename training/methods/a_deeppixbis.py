@@ -8,7 +8,6 @@ profile.
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -18,7 +17,7 @@ from torch.nn.functional import conv2d, linear, softplus
 
 from training.backbones.base import Trunk
 from training.errors import BatchError, ConfigError
-from training.methods.base import Method, check_labels
+from training.methods.base import Method, at_least_float32, check_images, check_labels, without_autocast
 
 MarginMode = Literal["none", "plain", "monotone", "arcface"]
 PixelReduction = Literal["mean", "sum"]
@@ -178,7 +177,7 @@ def a_bce(cos: Tensor, labels: Tensor, config: ADeepPixBiSConfig) -> Tensor:
         raise BatchError(
             f"expected labels of shape {tuple(cos.shape[:1])} or {tuple(cos.shape)}, got {tuple(labels.shape)}"
         )
-    cos = _at_least_float32(cos)
+    cos = at_least_float32(cos)
     y = labels.to(cos.dtype).reshape(labels.shape + (1,) * (cos.ndim - labels.ndim))
     bona_fide = softplus(-config.scale * margin_cosine(cos, config))
     attack = softplus(config.scale * cos)
@@ -194,7 +193,7 @@ class ADeepPixBiS(Method[Cosines, Losses]):
         trunk: Feature extractor of stride 16.
         config: Settings of heads and loss; the profile ``default`` if not given.
 
-    Source: A-DeepPixBis, section III; the separate projection and the 512 values of the embedding come from the
+    Source: A-DeepPixBis; the separate projection and the 512 values of the embedding come from the
     released code.
     """
 
@@ -228,15 +227,10 @@ class ADeepPixBiS(Method[Cosines, Losses]):
         Raises:
             BatchError: The images have another size or number of channels.
         """
-        side = self.config.map_side * self.trunk.stride
-        if x.ndim != 4 or tuple(x.shape[1:]) != (self.trunk.in_channels, side, side):
-            raise BatchError(
-                f"expected images of shape (N, {self.trunk.in_channels}, {side}, {side}), got {tuple(x.shape)}; resize "
-                "them, or make the configuration with for_input()"
-            )
+        check_images(x, self.trunk.in_channels, self.config.map_side * self.trunk.stride)
         features = self.trunk(x)
-        with _without_autocast(features.device.type):
-            features = _at_least_float32(features)
+        with without_autocast(features.device.type):
+            features = at_least_float32(features)
             return Cosines(self._pixel_cosines(features), self._image_cosines(features), self.attention_weights())
 
     def attention_weights(self) -> Tensor:
@@ -269,7 +263,7 @@ class ADeepPixBiS(Method[Cosines, Losses]):
         Raises:
             BatchError: There is not one label per image.
 
-        Source: A-DeepPixBis, eq. 13, 17 and 18.
+        Source: A-DeepPixBis, eq. 13 and 17.
         """
         y = check_labels(labels, outputs.image.shape[0])
         per_image = (outputs.attention * a_bce(outputs.map, y, self.config)).sum(dim=(1, 2))
@@ -287,7 +281,7 @@ class ADeepPixBiS(Method[Cosines, Losses]):
             ``binary``: σ(s · cos) of the image head. ``map``: mean of σ(s · cos) over the cells, attention unused.
             ``map_att``: the same, weighted by the attention.
 
-        Source: A-DeepPixBis, section III ("testing"); ``map_att`` is ours.
+        Source: A-DeepPixBis for ``binary`` and ``map``; ``map_att`` is ours.
         """
         cells = torch.sigmoid(self.config.scale * outputs.map)
         return {
@@ -300,14 +294,3 @@ class ADeepPixBiS(Method[Cosines, Losses]):
 def _unit(x: Tensor) -> Tensor:
     """Divide by the Euclidean norm over dimension 1; a zero vector stays zero with a finite gradient."""
     return x * torch.rsqrt((x * x).sum(dim=1, keepdim=True) + _NORM_FLOOR)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Switch autocast off where it is on; elsewhere do nothing, so that exporters see no context to trace."""
-    if torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -62,3 +63,28 @@ def check_labels(labels: Tensor, batch: int) -> Tensor:
     if labels.is_complex():
         raise BatchError(f"expected integer, boolean or float labels, got {labels.dtype}")
     return labels.to(torch.float32)
+
+
+def check_images(x: Tensor, channels: int, side: int) -> None:
+    """Check that a batch has the size for which the heads were made.
+
+    Raises:
+        BatchError: The shape is not (N, channels, side, side).
+    """
+    if x.ndim != 4 or tuple(x.shape[1:]) != (channels, side, side):
+        raise BatchError(
+            f"expected images of shape (N, {channels}, {side}, {side}), got {tuple(x.shape)}; resize them, or "
+            "configure the network for their size"
+        )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Raise half precision to float32; leave float32 and float64 alone."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Switch autocast off where it is on; elsewhere do nothing, so that exporters see no context to trace."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

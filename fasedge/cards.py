@@ -7,7 +7,6 @@ hand; what it says about a file holds only while the file's SHA-256 matches.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import Literal
 
 import msgspec
 
+from fasedge._card_checks import check_card
 from fasedge.errors import CardError, IntegrityError, ModelNotFoundError
 from fasedge.preprocess import InputSpec
 from fasedge.types import TensorNames
 
 Precision = Literal["fp32", "int8"]
+EngineName = Literal["openvino", "litert", "onnxruntime"]
 CARD_NAME = "card.json"
 
 
@@ -63,7 +64,7 @@ class OutputCard(_Strict, frozen=True):
 class FileCard(_Strict, frozen=True):
     """One artefact: the model for one engine at one precision. An OpenVINO model is two files."""
 
-    engine: Literal["openvino", "litert", "onnxruntime"]
+    engine: EngineName
     precision: Precision
     path: str
     sha256: str
@@ -222,7 +223,7 @@ class ModelCard(_Strict, frozen=True):
         for point in self.operating_points:
             if (point.name, point.precision, point.modalities) == (wanted, precision, modalities):
                 return point
-        have = sorted({p.name for p in self.operating_points})
+        have = sorted({f"{p.name} ({p.precision}, {'+'.join(p.modalities)})" for p in self.operating_points})
         raise CardError(
             f"model {self.id!r} has no operating point {wanted!r} for {precision} and {'+'.join(modalities)}; "
             f"it has {', '.join(have)}"
@@ -243,26 +244,8 @@ def parse_card(text: str | bytes, *, origin: str = "card") -> ModelCard:
         card = msgspec.json.decode(text, type=ModelCard)
     except msgspec.MsgspecError as error:
         raise CardError(f"{origin} is not a valid model card: {error}") from error
-    _check_values(card, origin)
+    check_card(card, origin)
     return card
-
-
-def _check_values(card: ModelCard, origin: str) -> None:
-    for point in card.operating_points:
-        if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
-            raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
-    if card.default_operating_point not in {p.name for p in card.operating_points}:
-        raise CardError(f"{origin}: default operating point {card.default_operating_point!r} is not in the list")
-    for name in _file_names(card):
-        if not name or Path(name).name != name:
-            raise CardError(f"{origin}: file names must be plain names beside the card, got {name!r}")
-
-
-def _file_names(card: ModelCard) -> list[str]:
-    names = [card.golden.path]
-    for item in card.files:
-        names += [item.path, *item.companions]
-    return names
 
 
 def dump_card(card: ModelCard) -> str:

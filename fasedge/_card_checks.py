@@ -1,0 +1,92 @@
+"""What must hold in a model card beyond the types of its fields."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fasedge.errors import CardError, InputError
+
+if TYPE_CHECKING:
+    from fasedge.cards import ModelCard, Rate
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def check_card(card: ModelCard, origin: str) -> None:
+    """Check what the types of a card cannot say.
+
+    Args:
+        card: A card that was decoded.
+        origin: Where it came from, for the message.
+
+    Raises:
+        CardError: A value is impossible, a name leaves the folder, or something stands twice or is missing.
+    """
+    _check_names(card, origin)
+    _check_unique(card, origin)
+    for item in card.inputs:
+        try:
+            item.spec()
+        except InputError as error:
+            raise CardError(f"{origin}: input {item.name!r}: {error}") from error
+    for point in card.operating_points:
+        if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
+            raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
+        for name, rate in (("bpcer", point.bpcer), *point.apcer.items()):
+            if not _is_possible(rate):
+                raise CardError(
+                    f"{origin}: rate {name!r} of {point.name!r} needs 0 <= low <= value <= high <= 1 and "
+                    f"0 <= errors <= n, got {rate!r}"
+                )
+    if card.default_operating_point not in {p.name for p in card.operating_points}:
+        raise CardError(f"{origin}: default operating point {card.default_operating_point!r} is not in the list")
+    if card.golden.n < 1 or not 0 < card.golden.tolerance < 1:
+        raise CardError(f"{origin}: golden vectors need n >= 1 and a tolerance in (0, 1), got {card.golden!r}")
+
+
+def _is_possible(rate: Rate) -> bool:
+    slack = 1e-9  # interval formulas end a rounding error beyond the value at 0 and at n errors
+    ordered = -slack <= rate.low <= rate.value + slack and rate.value - slack <= rate.high <= 1 + slack
+    return ordered and 0 <= rate.value <= 1 and 0 <= rate.errors <= rate.n
+
+
+def _check_names(card: ModelCard, origin: str) -> None:
+    """File names stay beside the card, hashes are hashes, and no file is loaded without one."""
+    if not _PLAIN_NAME.fullmatch(card.id):
+        raise CardError(f"{origin}: id must be a plain name (letters, digits, '.', '_', '-'), got {card.id!r}")
+    for name, digest in _files_of(card):
+        if not _PLAIN_NAME.fullmatch(name):
+            raise CardError(f"{origin}: file names must be plain names beside the card, got {name!r}")
+        if not _SHA256.fullmatch(digest):
+            raise CardError(f"{origin}: sha256 of {name!r} must be 64 lower-case hexadecimal digits, got {digest!r}")
+    for item in card.files:
+        # OpenVINO opens the weights beside the .xml on its own: without a hash they would be loaded unchecked.
+        weights = Path(item.path).with_suffix(".bin").name
+        if item.path.endswith(".xml") and weights not in item.companions:
+            raise CardError(f"{origin}: {item.path!r} needs {weights!r} with its sha256 among its companions")
+
+
+def _check_unique(card: ModelCard, origin: str) -> None:
+    keys: dict[str, list[object]] = {
+        "input": [i.name for i in card.inputs],
+        "output": [o.name for o in card.outputs],
+        "file": [(f.engine, f.precision) for f in card.files],
+        "operating point": [(p.name, p.precision, p.modalities) for p in card.operating_points],
+    }
+    for kind, values in keys.items():
+        if not values:
+            raise CardError(f"{origin}: a card needs at least one {kind}")
+        twice = sorted({str(v) for v in values if values.count(v) > 1})
+        if twice:
+            raise CardError(f"{origin}: each {kind} may stand once, these stand twice: {', '.join(twice)}")
+
+
+def _files_of(card: ModelCard) -> list[tuple[str, str]]:
+    named = [(card.golden.path, card.golden.sha256)]
+    for item in card.files:
+        named += [(item.path, item.sha256), *item.companions.items()]
+    return named

@@ -1,0 +1,20 @@
+"""Simulation of presentation attacks from licensed bona fide pictures: physics in order, in linear light.
+
+::
+
+    bona fide:  scene ───────────────────────────────────────────► victim camera ► picture
+    attack:     scene ► attacker's capture ► medium (screen | print) ► place ► victim camera ► picture
+
+One victim camera serves both classes. Every parameter is drawn from a documented range, one seed gives one sample bit
+for bit, and the drawn parameters are kept beside it.
+
+Modules: ``draws`` (recorded random numbers), ``scene`` (tiles round a face), ``optics`` (blur, warps), ``colour``
+(linear light, white balance, tone), ``light`` (illumination, glare), ``capture`` (the attacker's first capture),
+``display`` and ``paper`` (media), ``compose`` (what is seen round a medium), ``camera`` (the victim camera), ``codec``
+(JPEG), ``species`` (names), ``simulator`` (puts them in order).
+"""
+
+from training.data.simulate.simulator import Sample, Simulator
+from training.data.simulate.species import BONA_FIDE, SPECIES, Species
+
+__all__ = ["BONA_FIDE", "SPECIES", "Sample", "Simulator", "Species"]

@@ -1,0 +1,147 @@
+"""The victim camera: one model for both classes, from linear light to the picture that the network sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 (the community's name for it)
+from torch import Tensor
+
+from training.data.simulate import colour
+from training.data.simulate.codec import jpeg_once, to_uint8
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.optics import blur, grid, motion_blur, sample
+
+
+def draw_camera(d: Draws) -> None:
+    """Parameters of the victim camera, the same distribution for both classes."""
+    d.loguniform("exposure_target", 0.05, 0.5)
+    d.uniform("awb_strength", 0.0, 0.9)
+    d.uniform("awb_red", 0.82, 1.18)
+    d.uniform("awb_blue", 0.82, 1.18)
+    d.sometimes("flare", 0.4, 0.0, 0.06)
+    d.uniform("vignette", 0.0, 0.3)
+    d.sometimes("aberration", 0.4, -0.006, 0.006)
+    d.uniform("lens_blur", 0.25, 1.5)
+    d.sometimes("motion", 0.25, 1.0, 9.0)
+    d.uniform("motion_angle", 0.0, 3.1416)
+    d.loguniform("shot_noise", 1e-5, 2e-3)
+    d.loguniform("read_noise", 1e-4, 6e-3)
+    d.sometimes("denoise", 0.6, 0.2, 0.9)
+    d.sometimes("chroma_denoise", 0.7, 0.5, 1.8)
+    d.uniform("camera_saturation", 0.75, 1.3)
+    d.uniform("tone_gamma", 0.78, 1.3)
+    d.uniform("tone_contrast", -0.15, 0.45)
+    d.sometimes("sharpen", 0.65, 0.1, 1.1)
+    d.sometimes("small", 0.45, 1.1, 3.2)
+    d.integer("jpeg_quality", 45, 98)
+    d.chance("jpeg_twice", 0.3)
+    d.integer("jpeg_second_quality", 60, 98)
+
+
+def lens_sigma(draws: Sequence[Draws]) -> Tensor:
+    """Lens blur in sensor pixels (B, 1, 1, 1); the media need it for their fine patterns."""
+    return column(draws, "lens_blur", 0.6)
+
+
+def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Automatic exposure and white balance, vignetting, flare: linear light to sensor units.
+
+    Exposure is metered on the middle half of the canvas, where the face is, and aims at a target that is drawn from
+    the same distribution for both classes: brightness must not tell them apart.
+    """
+    size = light.shape[-1]
+    middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4]
+    mean = middle.mean((2, 3), keepdim=True).clamp_min(1e-4)
+    grey_world = (mean.mean(1, keepdim=True) / mean) ** column(draws, "awb_strength")
+    random_gains = colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
+    balanced = light * grey_world * random_gains
+    level = colour.luma(balanced)[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
+    exposed = balanced * (column(draws, "exposure_target", 0.18) / level.clamp_min(1e-4))
+    points = grid(size, size)
+    radius2 = (points**2).sum(-1).view(1, 1, size, size) / 2
+    exposed = exposed * (1 - column(draws, "vignette") * radius2)
+    flare = column(draws, "flare")
+    return exposed * (1 - flare) + flare * exposed.mean((2, 3), keepdim=True) * 2
+
+
+def image(light: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Lens: blur, motion, lateral chromatic aberration."""
+    size = light.shape[-1]
+    out = blur(light, lens_sigma(draws), 9)
+    out = motion_blur(out, column(draws, "motion"), column(draws, "motion_angle"))
+    points = grid(size, size)[None]
+    stretch = column(draws, "aberration")
+    red = sample(out[:, :1], points * (1 + stretch))
+    blue = sample(out[:, 2:], points * (1 - stretch))
+    return torch.cat([red, out[:, 1:2], blue], 1)
+
+
+def sense(light: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Bayer mosaic (RGGB), shot and read noise, clipping, bilinear demosaicing."""
+    size = light.shape[-1]
+    mask = bayer(size)
+    raw = (light * mask).sum(1, keepdim=True)
+    noise = torch.stack([d.noise(1, size, size) for d in draws])
+    variance = column(draws, "shot_noise") * raw.clamp_min(0) + column(draws, "read_noise") ** 2
+    raw = (raw + noise * variance.sqrt()).clamp(0, 1)
+    # Bilinear: every missing value is the mean of its measured neighbours in a 3x3 window.
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).view(1, 1, 3, 3).repeat(3, 1, 1, 1)
+    known = F.conv2d(F.pad(mask, [1] * 4, mode="reflect"), kernel, groups=3)
+    filled = F.conv2d(F.pad(raw * mask, [1] * 4, mode="reflect"), kernel, groups=3) / known
+    return filled * (1 - mask) + raw * mask
+
+
+def bayer(size: int) -> Tensor:
+    """RGGB mosaic (1, 3, size, size)."""
+    mask = torch.zeros(1, 3, size, size)
+    mask[:, 0, 0::2, 0::2] = 1
+    mask[:, 1, 0::2, 1::2] = 1
+    mask[:, 1, 1::2, 0::2] = 1
+    mask[:, 2, 1::2, 1::2] = 1
+    return mask
+
+
+def develop(raw: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Image signal processor: denoise, colour matrix, tone curve, sharpening; linear to sRGB in [0, 1]."""
+    out = blur(raw, column(draws, "denoise"), 5)
+    grey = colour.luma(out)
+    chroma = blur(out - grey, column(draws, "chroma_denoise"), 9)
+    out = (grey + chroma * column(draws, "camera_saturation", 1.0)).clamp(0, 1)
+    out = colour.to_srgb(out).clamp_min(1e-4) ** column(draws, "tone_gamma", 1.0)
+    contrast = column(draws, "tone_contrast")
+    out = out + contrast * (out * out * (3 - 2 * out) - out)
+    soft = blur(out, torch.full_like(contrast, 1.0), 7)
+    return (out + column(draws, "sharpen") * (out - soft)).clamp(0, 1)
+
+
+def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Scale to the stored size and compress: uint8 (B, size, size, 3).
+
+    A small face is a picture that was compressed while it was small; it is enlarged again for the network.
+    """
+    if srgb.shape[-1] != size:
+        srgb = F.interpolate(srgb, (size, size), mode="area")
+    pictures = to_uint8(srgb)
+    for i, d in enumerate(draws):
+        value = d.values
+        factor = float(value["small"])
+        picture = pictures[i]
+        if factor > 1:
+            side = max(16, round(size / factor))
+            picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+        picture = jpeg_once(picture, int(value["jpeg_quality"]))
+        if value["jpeg_twice"]:
+            picture = jpeg_once(picture, int(value["jpeg_second_quality"]))
+        if factor > 1:
+            picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+        pictures[i] = picture
+    return pictures
+
+
+def capture(light: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The whole victim camera: linear light (B, 3, H, W) to uint8 (B, size, size, 3)."""
+    return encode(develop(sense(image(expose(light, draws), draws), draws), draws), draws, size)

@@ -1,0 +1,93 @@
+"""Screens: what a replayed picture turns into before the victim camera sees it; linear light.
+
+Sub-pixels are not drawn one by one. A stripe layout is a product of the picture and a periodic mask; the mask's
+Fourier components are evaluated at each sensor position, weakened by the lens and the pixel aperture. Sampling them
+through the Bayer mosaic at a non-integer ratio makes moiré arise as it does in a camera, at the cost of a few
+cosines per pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.data.simulate import colour
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.optics import attenuation
+from training.data.simulate.scene import FACE_HALF
+
+#: Display pixels over the width of the face box, by kind of screen (low, high).
+FACE_DISPLAY_PX = {
+    "phone": (250.0, 900.0),
+    "tablet": (350.0, 1200.0),
+    "laptop": (200.0, 700.0),
+    "monitor": (160.0, 600.0),
+}
+
+
+def draw_display(d: Draws, subtype: str) -> None:
+    """Parameters of a screen."""
+    d.uniform("display_gamma", 0.75, 1.2)
+    d.uniform("display_saturation", 0.6, 1.35)
+    d.uniform("display_kelvin", 6000, 9500)
+    d.uniform("display_black", 0.004, 0.10)
+    d.sometimes("display_over", 0.3, 0.05, 0.7)
+    low, high = FACE_DISPLAY_PX[subtype]
+    d.loguniform("display_face_px", low, high)
+    d.choice("display_layout", ("stripe", "pentile"), (0.3, 0.7) if subtype == "phone" else (0.9, 0.1))
+    d.uniform("display_fill", 0.55, 0.95)
+    d.uniform("display_phase", 0, 2 * math.pi)
+    d.sometimes("display_banding", 0.2, 0.01, 0.10)
+    d.loguniform("display_band_period", 0.15, 1.5)
+    d.uniform("display_band_phase", 0, 2 * math.pi)
+
+
+def emit(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Light that the screen sends out for a picture (B, 3, H, W), without its pixel structure.
+
+    Content gamma, gamut, white point, back-light bleed, over-driven brightness.
+    """
+    linear = colour.to_linear(srgb).clamp_min(1e-5) ** column(draws, "display_gamma", 1.0)
+    linear = colour.saturate(linear, column(draws, "display_saturation", 1.0)).clamp_min(0)
+    linear = (linear * (1 + column(draws, "display_over"))).clamp_max(1.0)
+    black = column(draws, "display_black")
+    white = colour.white_point(column(draws, "display_kelvin", 6500))
+    return (linear * (1 - black) + black) * white
+
+
+def pixel_structure(plane: Tensor, draws: Sequence[Draws], lens_sigma: Tensor, px_per_plane: Tensor) -> Tensor:
+    """Factor (B, 3, H, W), mean 1, by which the sub-pixel grid modulates what the sensor sees.
+
+    Args:
+        plane: Where each sensor position looks on the screen, (B, H, W, 2) in plane units.
+        draws: The samples' parameters.
+        lens_sigma: Lens blur in sensor pixels, (B, 1, 1, 1).
+        px_per_plane: Sensor pixels per plane unit, (B, 1, 1, 1); sets the harmonics' frequency on the sensor.
+    """
+    display_px = column(draws, "display_face_px", 400.0) / (2 * FACE_HALF)
+    u = plane[..., 0].unsqueeze(1) * display_px
+    v = plane[..., 1].unsqueeze(1) * display_px
+    base = display_px / px_per_plane.clamp_min(1e-3)
+    fill, phase = column(draws, "display_fill", 0.8), column(draws, "display_phase")
+    pentile = torch.tensor([d.values.get("display_layout") == "pentile" for d in draws]).view(-1, 1, 1, 1)
+    offsets = torch.tensor([0.0, 1 / 3, 2 / 3]).view(1, 3, 1, 1) * 2 * math.pi
+    # Share of a third-wide lit stripe in the first harmonics of a period: 2·sinc(k·w); vertical gaps: 2·sinc(k·fill).
+    stripe = fill / 3
+    factor = torch.ones(u.shape[0], 3, u.shape[2], u.shape[3])
+    for k in (1, 2):
+        strength = 2 * torch.sinc(k * stripe) * attenuation(k * base, lens_sigma)
+        across = torch.where(pentile, u + 0.5 * v, u)
+        factor = factor + strength * torch.cos(2 * math.pi * k * across + k * (offsets + phase))
+        gap = 2 * torch.sinc(k * fill) * attenuation(k * base, lens_sigma)
+        factor = factor + gap * torch.cos(2 * math.pi * k * v + k * phase)
+    return factor.clamp_min(0)
+
+
+def banding(draws: Sequence[Draws], size: int) -> Tensor:
+    """Rolling bands (B, 1, H, 1): the screen's refresh against a rolling shutter."""
+    y = torch.linspace(-1, 1, size).view(1, 1, -1, 1)
+    period, phase = column(draws, "display_band_period", 1.0), column(draws, "display_band_phase")
+    return 1 + column(draws, "display_banding") * torch.sin(2 * math.pi * y / period + phase)

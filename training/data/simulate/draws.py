@@ -1,0 +1,83 @@
+"""Random numbers that remember their names: what was drawn for a sample is its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Value = float | int | str
+
+
+class Draws:
+    """Draws the parameters of one sample and records them.
+
+    Args:
+        seed: Seed of the whole set.
+        index: Number of the sample in the set; ``(seed, index)`` fixes everything that is drawn.
+    """
+
+    def __init__(self, seed: int, index: int) -> None:
+        self._rng = np.random.default_rng([seed, index])
+        self.values: dict[str, Value] = {}
+
+    def _record(self, name: str, value: Value) -> None:
+        if name in self.values:
+            raise ValueError(f"parameter {name!r} drawn twice for one sample")
+        self.values[name] = value
+
+    def uniform(self, name: str, low: float, high: float) -> float:
+        """Uniform in [low, high)."""
+        value = float(self._rng.uniform(low, high))
+        self._record(name, value)
+        return value
+
+    def loguniform(self, name: str, low: float, high: float) -> float:
+        """Log-uniform in [low, high), 0 < low < high."""
+        value = float(np.exp(self._rng.uniform(np.log(low), np.log(high))))
+        self._record(name, value)
+        return value
+
+    def normal(self, name: str, mean: float, std: float) -> float:
+        """Normal, cut at three standard deviations."""
+        value = mean + std * float(np.clip(self._rng.standard_normal(), -3, 3))
+        self._record(name, value)
+        return value
+
+    def chance(self, name: str, probability: float) -> bool:
+        """True with the given probability; recorded as 0 or 1."""
+        value = bool(self._rng.random() < probability)
+        self._record(name, int(value))
+        return value
+
+    def sometimes(self, name: str, probability: float, low: float, high: float) -> float:
+        """Uniform in [low, high) with the given probability, else 0."""
+        on, value = self._rng.random() < probability, float(self._rng.uniform(low, high))
+        value = value if on else 0.0
+        self._record(name, value)
+        return value
+
+    def choice(self, name: str, options: Sequence[str], weights: Sequence[float] | None = None) -> str:
+        """One of the options."""
+        p = None if weights is None else np.asarray(weights, float) / np.sum(weights)
+        value = str(options[int(self._rng.choice(len(options), p=p))])
+        self._record(name, value)
+        return value
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        """Integer in [low, high)."""
+        value = int(self._rng.integers(low, high))
+        self._record(name, value)
+        return value
+
+    def noise(self, *shape: int) -> Tensor:
+        """Standard normal noise, float32; not recorded, fixed by the seed."""
+        return torch.from_numpy(self._rng.standard_normal(shape, np.float32))
+
+
+def column(draws: Sequence[Draws], name: str, default: float = 0.0) -> Tensor:
+    """Collect a numeric parameter over a batch: float32 (B, 1, 1, 1), ``default`` where it was not drawn."""
+    values = [float(d.values.get(name, default)) for d in draws]
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)

@@ -1,0 +1,58 @@
+"""Illumination of what stands before the victim camera, and reflections on it; linear light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.data.simulate import colour
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.optics import grid
+
+
+def draw_room_light(d: Draws) -> None:
+    """Light of the room: direction and strength of a gradient, a coloured second light, its temperature."""
+    d.uniform("light_angle", -3.1416, 3.1416)
+    d.sometimes("light_gradient", 0.8, 0.0, 0.9)
+    d.uniform("light_offset", -0.6, 0.6)
+    d.uniform("light_kelvin", 2800, 8000)
+    d.sometimes("light_mix", 0.35, 0.0, 0.6)
+    d.uniform("light_mix_kelvin", 2600, 9500)
+
+
+def room_light(draws: Sequence[Draws], size: int) -> Tensor:
+    """Illumination (B, 3, H, W), about 1 on average: a smooth ramp, warm or cold, with mixed colours.
+
+    The ramp is ``1 + g·tanh(2(t - offset))`` along the light's direction; the camera's white balance later removes
+    the common part of the colour, not the difference between the two lights.
+    """
+    points = grid(size, size)
+    angle, gradient = column(draws, "light_angle"), column(draws, "light_gradient")
+    t = points[None, None, ..., 0] * torch.cos(angle) + points[None, None, ..., 1] * torch.sin(angle)
+    ramp = torch.tanh(2 * (t - column(draws, "light_offset")))
+    main = colour.white_point(column(draws, "light_kelvin", 6500))
+    second = colour.white_point(column(draws, "light_mix_kelvin", 6500))
+    share = column(draws, "light_mix") * (0.5 - 0.5 * ramp)
+    tint = (main * (1 - share) + second * share) / main.clamp_min(1e-3)
+    return (1 + gradient * ramp).clamp_min(0.03) * tint
+
+
+def draw_glare(d: Draws, probability: float, strongest: float) -> None:
+    """A soft highlight or a reflected room on glass or gloss."""
+    d.sometimes("glare", probability, 0.02, strongest)
+    d.uniform("glare_x", -1.1, 1.1)
+    d.uniform("glare_y", -1.1, 1.1)
+    d.loguniform("glare_size", 0.12, 1.2)
+    d.uniform("glare_stretch", 0.4, 2.5)
+    d.sometimes("room_reflection", probability * 0.6, 0.02, 0.25)
+
+
+def glare(draws: Sequence[Draws], size: int, room: Tensor) -> Tensor:
+    """Light added by glare and by the reflected room (B, 3, H, W), relative to a white of 1."""
+    points = grid(size, size)[None, None]
+    dx = (points[..., 0] - column(draws, "glare_x")) / column(draws, "glare_stretch", 1.0)
+    dy = points[..., 1] - column(draws, "glare_y")
+    spot = torch.exp(-(dx**2 + dy**2) / (2 * column(draws, "glare_size", 1.0) ** 2))
+    return column(draws, "glare") * spot + column(draws, "room_reflection") * room

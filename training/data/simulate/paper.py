@@ -1,0 +1,119 @@
+"""Prints: what a picture turns into on paper, and how the sheet bends; linear light."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.data.simulate import colour
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.optics import attenuation, smooth_noise
+from training.data.simulate.scene import FACE_HALF
+
+#: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
+PRINTS = {
+    "laser": ((0.03, 0.14), (0.62, 0.9), (0.5, 1.0), (70.0, 260.0)),
+    "inkjet": ((0.04, 0.16), (0.65, 0.9), (0.55, 1.05), (300.0, 900.0)),
+    "photo_paper": ((0.01, 0.06), (0.75, 0.95), (0.8, 1.15), (400.0, 1200.0)),
+    "newsprint": ((0.08, 0.25), (0.45, 0.7), (0.3, 0.8), (35.0, 110.0)),
+}
+#: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
+SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
+
+
+def draw_paper(d: Draws, subtype: str) -> None:
+    """Parameters of a print."""
+    floor, white, saturation, lines = PRINTS[subtype]
+    d.uniform("print_floor", *floor)
+    d.uniform("print_white", *white)
+    d.uniform("print_saturation", *saturation)
+    d.uniform("print_gamma", 0.8, 1.25)
+    d.loguniform("print_lines", *lines)
+    d.uniform("print_screen", 0.2, 0.9)
+    d.uniform("print_phase", 0, 2 * math.pi)
+    d.chance("print_grey", 0.06)
+    d.uniform("print_red", 0.88, 1.12)
+    d.uniform("print_blue", 0.85, 1.12)
+    d.uniform("paper_noise", 0.003, 0.04)
+    d.sometimes("print_banding", 0.25, 0.01, 0.08)
+    d.loguniform("print_band_period", 0.02, 0.2)
+    d.sometimes("bend", 0.6, -0.9, 0.9)
+    d.uniform("bend_angle", -0.5, 0.5)
+    d.sometimes("crease", 0.25, -0.25, 0.25)
+    d.uniform("crease_place", -0.9, 0.9)
+
+
+def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Reflectance of the printed picture (B, 3, H, W), without its screen.
+
+    Gamut map: desaturation, tone, an ink floor and a paper white below 1; grey prints sometimes.
+    """
+    linear = colour.to_linear(srgb).clamp_min(1e-5) ** column(draws, "print_gamma", 1.0)
+    grey = column(draws, "print_grey")
+    linear = colour.saturate(linear, column(draws, "print_saturation", 1.0) * (1 - grey)).clamp(0, 1)
+    floor, white = column(draws, "print_floor"), column(draws, "print_white", 1.0)
+    tint = colour.gains(column(draws, "print_red", 1.0), column(draws, "print_blue", 1.0))
+    return (floor + (white - floor) * linear) * tint
+
+
+def screen(
+    plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], lens_sigma: Tensor, px_per_plane: Tensor
+) -> Tensor:
+    """Halftone modulation (B, 3, H, W), added to the reflectance.
+
+    One rotated screen per ink; the amplitude of a dot screen is largest at mid-tones, t·(1 - t), and the lens and
+    pixel weaken it as they do any sinusoid.
+    """
+    lines = column(draws, "print_lines", 300.0) / (2 * FACE_HALF)
+    strength = column(draws, "print_screen") * attenuation(lines / px_per_plane.clamp_min(1e-3), lens_sigma)
+    phase = column(draws, "print_phase")
+    x, y = plane[..., 0].unsqueeze(1), plane[..., 1].unsqueeze(1)
+    angles = torch.tensor(SCREEN_ANGLES_DEG).deg2rad().view(1, 3, 1, 1)
+    u = (x * torch.cos(angles) + y * torch.sin(angles)) * lines
+    v = (-x * torch.sin(angles) + y * torch.cos(angles)) * lines
+    tone = reflectance.clamp(0, 1)
+    dots = torch.cos(2 * math.pi * u + phase) + torch.cos(2 * math.pi * v + phase)
+    return strength * tone * (1 - tone) * dots
+
+
+def fibres(draws: Sequence[Draws], size: int) -> Tensor:
+    """Paper noise (B, 1, H, W), mean 0: fine grain and slow cloudiness; and the banding of a worn printer."""
+    fine = torch.stack([d.noise(1, size, size) for d in draws])
+    cloud = smooth_noise(torch.stack([d.noise(1, 12, 12) for d in draws]), size)
+    y = torch.linspace(-1, 1, size).view(1, 1, -1, 1)
+    bands = torch.sin(2 * math.pi * y / column(draws, "print_band_period", 1.0))
+    return column(draws, "paper_noise") * (0.7 * fine + 0.5 * cloud) + column(draws, "print_banding") * bands
+
+
+def bend(plane: Tensor, draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
+    """Bend the sheet: cylinder and crease.
+
+    A sheet wrapped round a cylinder of curvature κ shows the surface point ``asin(κ·x)/κ`` at the apparent place x,
+    and its shading falls with the cosine of the surface's angle to a frontal light.
+
+    Args:
+        plane: (B, H, W, 2) in plane units.
+        draws: The samples' parameters.
+
+    Returns:
+        Bent plane coordinates (B, H, W, 2) and shading (B, 1, H, W).
+    """
+    angle = column(draws, "bend_angle").view(-1, 1, 1)
+    kappa = column(draws, "bend").view(-1, 1, 1)
+    x = plane[..., 0] * torch.cos(angle) + plane[..., 1] * torch.sin(angle)
+    y = -plane[..., 0] * torch.sin(angle) + plane[..., 1] * torch.cos(angle)
+    slope = (kappa * x).clamp(-0.95, 0.95)
+    safe = torch.where(kappa.abs() < 1e-3, torch.full_like(kappa, 1e-3), kappa)
+    wrapped = torch.where(kappa.abs() < 1e-3, x, torch.asin(slope) / safe)
+    # The sign of the curvature decides on which side the light falls off first.
+    shading = torch.sqrt(1 - slope**2) * (1 + 0.3 * slope)
+    crease = column(draws, "crease").view(-1, 1, 1)
+    distance = y - column(draws, "crease_place").view(-1, 1, 1)
+    side = torch.sigmoid(distance * 60)
+    shading = shading * (1 + crease * (side - 0.5))
+    wrapped_x = wrapped * torch.cos(angle) - y * torch.sin(angle)
+    wrapped_y = wrapped * torch.sin(angle) + y * torch.cos(angle)
+    return torch.stack([wrapped_x, wrapped_y], -1), shading.unsqueeze(1)

@@ -1,0 +1,213 @@
+"""The simulator: from a sample's number to its picture, physics in order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasedge.types import UInt8Array
+from training.data.manifest import FacePicture
+from training.data.simulate import camera, capture, colour, compose, display, light, paper
+from training.data.simulate.draws import Draws, Value, column
+from training.data.simulate.optics import apply, blur, grid, sample
+from training.data.simulate.scene import to_tensor
+from training.data.simulate.species import BONA_FIDE, SPECIES
+from training.errors import DataError
+
+#: Side of a simulated picture in pixels; the face box is about 96 px wide in it.
+PICTURE_PX = 192
+#: Sensor pixels along the canvas, and how often: small and medium faces on the victim's sensor.
+SENSORS_PX = {"192": 0.65, "288": 0.35}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One simulated presentation.
+
+    Attributes:
+        picture: uint8 (PICTURE_PX, PICTURE_PX, 3), red first, about twice as wide as the face.
+        box_xyxy: Face box in the picture, pixels.
+        label: 1 bona fide, 0 attack.
+        species: PAI species, or ``bona_fide``.
+        subtype: Kind of medium, or ``bona_fide``.
+        source: Number of the face picture in the simulator's list.
+        params: Everything that was drawn.
+    """
+
+    picture: UInt8Array
+    box_xyxy: tuple[float, float, float, float]
+    label: int
+    species: str
+    subtype: str
+    source: int
+    params: dict[str, Value]
+
+
+class Simulator:
+    """Draws samples from licensed face pictures.
+
+    Args:
+        pictures: The face pictures of one split.
+        tiles: Their tiles, uint8 (n, 448, 448, 3), see :func:`training.data.simulate.scene.build_tiles`.
+        backgrounds: Rooms without people, uint8 (m, h, w, 3).
+        seed: Seed of the set.
+        bona_fide_share: Share of bona fide presentations.
+
+    Raises:
+        DataError: Lists of different lengths, or nothing to draw from.
+    """
+
+    def __init__(
+        self,
+        pictures: Sequence[FacePicture],
+        tiles: UInt8Array,
+        backgrounds: UInt8Array,
+        *,
+        seed: int,
+        bona_fide_share: float = 0.5,
+    ) -> None:
+        if not pictures or len(pictures) != len(tiles) or not len(backgrounds):
+            raise DataError(
+                f"the simulator needs a tile per picture and a background: {len(pictures)} pictures, "
+                f"{len(tiles)} tiles, {len(backgrounds)} backgrounds"
+            )
+        self.pictures = tuple(pictures)
+        self._tiles = tiles
+        self._backgrounds = backgrounds
+        self._seed = seed
+        self._share = bona_fide_share
+        by_source: dict[str, list[int]] = defaultdict(list)
+        for i, picture in enumerate(pictures):
+            by_source[picture.source].append(i)
+        self._by_source = dict(sorted(by_source.items()))
+
+    def draw(self, index: int) -> Draws:
+        """Draw every parameter of one sample: what it is first, then how it looks."""
+        d = Draws(self._seed, index)
+        bona_fide = d.chance("bona_fide", self._share)
+        species = BONA_FIDE if bona_fide else d.choice("species", sorted(SPECIES))
+        # The square root keeps large collections from drowning small ones without repeating those too often.
+        names = list(self._by_source)
+        source = d.choice("source", names, [len(self._by_source[n]) ** 0.5 for n in names])
+        d.integer("picture", 0, 1 << 30)
+        d.values["picture"] = self._by_source[source][int(d.values["picture"]) % len(self._by_source[source])]
+        d.integer("background", 0, len(self._backgrounds))
+        d.choice("sensor_px", list(SENSORS_PX), list(SENSORS_PX.values()))
+        light.draw_room_light(d)
+        camera.draw_camera(d)
+        compose.draw_truncation(d)
+        if species == BONA_FIDE:
+            compose.draw_view(d, 0.06)
+            compose.draw_clutter(d)
+            d.sometimes("lens_softness", 0.5, 0.3, 1.3)
+        else:
+            self._draw_attack(d, species)
+        return d
+
+    @staticmethod
+    def _draw_attack(d: Draws, species: str) -> None:
+        subtype = d.choice("subtype", SPECIES[species].subtypes)
+        compose.draw_view(d, 0.22)
+        capture.draw_capture(d)
+        if species == "replay":
+            compose.draw_surroundings(d, (0.03, 0.3))
+            display.draw_display(d, subtype)
+            light.draw_glare(d, 0.45, 0.30)
+            d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
+        else:
+            compose.draw_surroundings(d, (0.0, 0.35))
+            paper.draw_paper(d, subtype)
+            light.draw_glare(d, 0.45 if subtype == "photo_paper" else 0.1, 0.35)
+
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """Make samples by their numbers.
+
+        Args:
+            indices: Numbers of the samples; each stands for the same picture in any batch.
+
+        Returns:
+            The samples, in the order of ``indices``.
+        """
+        draws = [self.draw(i) for i in indices]
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for place, d in enumerate(draws):
+            species = BONA_FIDE if d.values["bona_fide"] else str(d.values["species"])
+            groups[species, int(d.values["sensor_px"])].append(place)
+        out: dict[int, Sample] = {}
+        for (species, sensor_px), places in groups.items():
+            for place, sample_ in zip(places, self._group(species, sensor_px, [draws[p] for p in places]), strict=True):
+                out[place] = sample_
+        return [out[place] for place in range(len(draws))]
+
+    def _group(self, species: str, sensor_px: int, draws: list[Draws]) -> list[Sample]:
+        chosen = [int(d.values["picture"]) for d in draws]
+        tiles = to_tensor(np.stack([self._tiles[i] for i in chosen]))
+        matrices = compose.view_matrices(draws)
+        plane = apply(matrices, grid(sensor_px, sensor_px))
+        px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
+        radiance = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species](
+            tiles, plane, px, draws
+        )
+        pictures = camera.capture(radiance, draws, PICTURE_PX)
+        pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
+        return [
+            Sample(
+                picture=pictures[i],
+                box_xyxy=compose.face_box(matrices[i], PICTURE_PX),
+                label=int(species == BONA_FIDE),
+                species=species,
+                subtype=str(d.values.get("subtype", BONA_FIDE)),
+                source=chosen[i],
+                params=d.values,
+            )
+            for i, d in enumerate(draws)
+        ]
+
+    def _room(self, draws: Sequence[Draws], size: int) -> Tensor:
+        pictures = to_tensor(np.stack([self._backgrounds[int(d.values["background"])] for d in draws]))
+        return compose.room(colour.bytes_to_linear(pictures), draws, size)
+
+    @staticmethod
+    def _look(tiles: Tensor, plane: Tensor, px: Tensor) -> Tensor:
+        """Look tiles up through the view; tiles that are finer than the sensor are smoothed first."""
+        ratio = tiles.shape[-1] / 2 / px
+        return sample(blur(tiles, 0.45 * (ratio - 1).clamp_min(0), 5), plane)
+
+    def _bona_fide(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+        scene = blur(colour.bytes_to_linear(tiles), column(draws, "lens_softness"), 7)
+        seen = compose.clutter(self._look(scene, plane, px), plane, draws, px)
+        return seen * light.room_light(draws, plane.shape[1])
+
+    def _replay(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+        size = plane.shape[1]
+        sigma = camera.lens_sigma(draws)
+        # The screen's scaler works on sRGB values; light comes after it.
+        shown = self._look(capture.attackers_capture(tiles, draws), plane, px)
+        content = display.emit(shown, draws) * display.pixel_structure(plane, draws, sigma, px)
+        content = content * display.banding(draws, size)
+        behind = self._room(draws, size) * light.room_light(draws, size)
+        content = content + light.glare(draws, size, behind)
+        levels = {"black": 0.006, "dark": 0.03, "white": 0.6, "silver": 0.35}
+        rim = torch.tensor([levels[str(d.values["bezel"])] for d in draws]).view(-1, 1, 1, 1)
+        rim_colour = (rim * column(draws, "room_level", 1.0)).expand(-1, 3, -1, -1)
+        return compose.surround(content, plane, behind=behind, rim_colour=rim_colour, draws=draws, px=px)
+
+    def _print(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+        size = plane.shape[1]
+        bent, shading = paper.bend(plane, draws)
+        reflectance = paper.reflect(self._look(capture.attackers_capture(tiles, draws), bent, px), draws)
+        reflectance = reflectance + paper.screen(bent, reflectance, draws, camera.lens_sigma(draws), px)
+        noise = paper.fibres(draws, size)
+        content = (reflectance * (1 + noise)).clamp_min(0.002)
+        white = (column(draws, "print_white", 0.8) * (1 + noise)).expand(-1, 3, -1, -1)
+        illumination = light.room_light(draws, size)
+        behind = self._room(draws, size) * illumination
+        lit = compose.surround(
+            content * shading, bent, behind=behind / illumination, rim_colour=white * shading, draws=draws, px=px
+        )
+        return lit * illumination + light.glare(draws, size, behind)

@@ -131,6 +131,8 @@ def _png(data: bytes) -> ImageHeader:
     while True:
         length, kind = struct.unpack_from(">I4s", data, position)
         body = position + 8
+        if body + length + 4 > len(data):
+            raise IndexError("a chunk is cut off")
         if kind == b"IEND":
             return ImageHeader("PNG", width, height, orientation, pictures)
         if kind == b"acTL":

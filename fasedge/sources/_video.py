@@ -13,7 +13,8 @@ import numpy as np
 
 from fasedge.errors import InputError, SourceError
 from fasedge.sources._base import BadItem
-from fasedge.types import Frame
+from fasedge.sources._images import MAX_PIXELS
+from fasedge.types import MAX_SIDE_PX, Frame
 
 #: Endings under which a file is opened as a video.
 VIDEO_ENDINGS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
@@ -83,6 +84,10 @@ class VideoSource:
                 f"{self.name} cannot be opened as a video: it is damaged, was not copied completely, or is no video"
             )
         self._open_now.add(capture)
+        size = [int(capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+        if max(size) > MAX_SIDE_PX or size[0] * size[1] > MAX_PIXELS:
+            self._release(capture)
+            raise SourceError(f"{self.name} is {size[0]}x{size[1]} px: too large; convert it to a usual size")
         return capture
 
     def _check_file(self) -> None:

@@ -18,8 +18,8 @@ from training.errors import DataError
 
 #: Side of a tile over the side of the face box.
 TILE_SCALE = 2.8
-#: Side of a tile in pixels: the face box is 160 px wide.
-TILE_PX = 448
+#: Side of a tile in pixels: the face box is 114 px wide.
+TILE_PX = 320
 #: Half the side of the face box in tile coordinates, where the tile spans [-1, 1].
 FACE_HALF = 1 / TILE_SCALE
 

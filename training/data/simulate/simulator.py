@@ -22,7 +22,7 @@ from training.errors import DataError
 #: Side of a simulated picture in pixels; the face box is about 96 px wide in it.
 PICTURE_PX = 192
 #: Sensor pixels along the canvas, and how often: small and medium faces on the victim's sensor.
-SENSORS_PX = {"192": 0.65, "288": 0.35}
+SENSORS_PX = {"192": 0.7, "240": 0.3}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Simulator:
 
     Args:
         pictures: The face pictures of one split.
-        tiles: Their tiles, uint8 (n, 448, 448, 3), see :func:`training.data.simulate.scene.build_tiles`.
+        tiles: Their tiles, uint8 (n, TILE_PX, TILE_PX, 3), see :func:`training.data.simulate.scene.build_tiles`.
         backgrounds: Rooms without people, uint8 (m, h, w, 3).
         seed: Seed of the set.
         bona_fide_share: Share of bona fide presentations.

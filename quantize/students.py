@@ -1,0 +1,195 @@
+"""The student that is published: trunk, pixel-wise cosine head, and the graph that is exported.
+
+The graph begins with the uint8 picture and ends with the score, so that every engine gets the same bytes and none
+repeats a normalisation in its own way.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from quantize.errors import CheckpointMismatchError
+from training.inputs import BrightnessNorm, GraphInput
+
+_TINY_NORM = 1e-6
+
+
+class PixelCosineStudent(nn.Module):
+    """Trunk with the pixel-wise cosine head: ``cos_ab = <x_ab / |x_ab|, v / |v|>`` at every position (a, b).
+
+    Source: methods A-DeepPixBiS, pixel-wise head with an angular margin (the margin itself is part of the training
+    loss only).
+
+    Args:
+        trunk: float32 (N, 3, S, S) to (N, C, m, m).
+        channels: C.
+
+    Attributes:
+        trunk: The trunk.
+        filter: 1x1 convolution C -> 1 without bias, v; normalised at every call.
+    """
+
+    def __init__(self, trunk: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.channels = channels
+        self.filter = nn.Conv2d(channels, 1, kernel_size=1, bias=False)
+
+    def cosine_map(self, x: Tensor) -> Tensor:
+        """Cosine at every position.
+
+        Args:
+            x: float32 (N, 3, S, S), as :class:`GraphInput` makes it.
+
+        Returns:
+            float32 (N, m, m) in [-1, 1].
+        """
+        return pixel_cosine(self.trunk(x), F.normalize(self.filter.weight, dim=1))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Mean of the cosine map, float32 (N,)."""
+        return self.cosine_map(x).mean(dim=(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as :meth:`cosine_map`."""
+        return self.cosine_map(x)
+
+
+def pixel_cosine(features: Tensor, unit_weight: Tensor) -> Tensor:
+    """Cosine between the feature vector at each position and a unit vector.
+
+    Args:
+        features: float32 (N, C, m, m).
+        unit_weight: float32 (1, C, 1, 1) of length 1.
+
+    Returns:
+        float32 (N, m, m).
+    """
+    dot = F.conv2d(features, unit_weight)
+    length = (features * features).sum(dim=1, keepdim=True).sqrt()
+    return (dot / length.clamp(min=_TINY_NORM)).squeeze(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Platt:
+    """``score = sigmoid(scale * cosine + bias)``.
+
+    Attributes:
+        scale: > 0, so that a higher cosine stays a higher score.
+        bias: Any finite number.
+    """
+
+    scale: float
+    bias: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.bias)):
+            raise ValueError(f"calibration needs scale > 0 and a finite bias, got {self!r}")
+
+
+class ExportModel(nn.Module):
+    """uint8 picture to score and map, with constants folded: what becomes an artefact.
+
+    Makes a private copy of the student: evaluation mode, batch normalisation folded into the convolutions, the
+    filter normalised once. The student passed in is not changed.
+
+    Args:
+        student: A trained student.
+        platt: Calibration of the mean cosine.
+        brightness: As in training.
+    """
+
+    def __init__(self, student: PixelCosineStudent, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
+        super().__init__()
+        self.platt = platt
+        self.input = GraphInput(brightness)
+        self.trunk = fold_batch_norm(student.trunk)
+        unit = F.normalize(student.filter.weight.detach(), dim=1)
+        self.register_buffer("unit_weight", unit.clone())
+        self.eval()
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) to the trunk's float32 (N, C, m, m)."""
+        return cast(Tensor, self.trunk(self.input(rgb)))
+
+    def cosines(self, rgb: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) to the cosine map float32 (N, m, m)."""
+        return pixel_cosine(self.features(rgb), cast(Tensor, self.unit_weight))
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+        """Score and map.
+
+        Args:
+            rgb: uint8 (N, S, S, 3), red first.
+
+        Returns:
+            ``score`` float32 (N,) and ``map`` float32 (N, m, m), both in [0, 1], higher = more surely bona fide.
+            The score is the calibrated *mean cosine*, not the mean of the calibrated map.
+        """
+        cosine = self.cosines(rgb)
+        score = torch.sigmoid(cosine.mean(dim=(1, 2)) * self.platt.scale + self.platt.bias)
+        return score, torch.sigmoid(cosine * self.platt.scale + self.platt.bias)
+
+
+def fold_batch_norm(module: nn.Module) -> nn.Module:
+    """Copy a network in evaluation mode with each ``Conv2d -> BatchNorm2d`` pair folded into the convolution.
+
+    Pairs are found by execution order in a symbolic trace, so it does not matter how the modules are nested. A batch
+    normalisation that does not directly follow a convolution stays.
+
+    Args:
+        module: Any traceable network; not changed.
+
+    Returns:
+        A ``torch.fx.GraphModule`` with the same function.
+    """
+    traced = torch.fx.symbolic_trace(copy.deepcopy(module).eval())
+    modules = dict(traced.named_modules())
+    for node in list(traced.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules.get(str(node.target)), nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) > 1:
+            continue
+        conv, norm = modules.get(str(before.target)), modules[str(node.target)]
+        if isinstance(conv, nn.Conv2d):
+            traced.set_submodule(str(before.target), fuse_conv_bn_eval(conv, cast(nn.BatchNorm2d, norm)))
+            node.replace_all_uses_with(before)
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced
+
+
+def load_student(student: PixelCosineStudent, tensors: dict[str, Tensor]) -> PixelCosineStudent:
+    """Fill a student with the tensors of a checkpoint.
+
+    Args:
+        student: Changed in place.
+        tensors: As ``student.state_dict()``.
+
+    Raises:
+        CheckpointMismatchError: Tensors are missing, too many or of another shape: another method or student.
+    """
+    wanted = student.state_dict()
+    missing = sorted(wanted.keys() - tensors.keys())
+    extra = sorted(tensors.keys() - wanted.keys())
+    shapes = [k for k in sorted(wanted.keys() & tensors.keys()) if wanted[k].shape != tensors[k].shape]
+    if missing or extra or shapes:
+        raise CheckpointMismatchError(
+            f"the checkpoint is not one of this student: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(shapes)} of another shape {shapes[:3]}; "
+            "train the student with the same trunk, or name the trunk it was trained with"
+        )
+    student.load_state_dict(tensors)
+    return student

@@ -4,8 +4,7 @@
 no engine is imported before it is opened.
 """
 
-from fasedge.backends._open import available_engines, open_backend
-
 from fasedge.backends._base import ENGINES, Array, Backend, BackendInfo
+from fasedge.backends._open import available_engines, missing_engines, open_backend
 
-__all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "available_engines", "open_backend"]
+__all__ = ["ENGINES", "Array", "Backend", "BackendInfo", "available_engines", "missing_engines", "open_backend"]

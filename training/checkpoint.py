@@ -23,6 +23,7 @@ JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mappin
 Tree: TypeAlias = JsonValue | Tensor | Sequence["Tree"] | Mapping[str, "Tree"] | Mapping[int, "Tree"]
 
 _FORMAT = "fasedge-checkpoint-1"
+_HEADER = "fasedge"
 
 
 class Checkpoint(NamedTuple):
@@ -60,14 +61,16 @@ def save_checkpoint(path: Path | str, tensors: Mapping[str, Tensor], metadata: M
             f"expected metadata of plain JSON values for {target}, got something else ({error}); convert arrays and "
             "paths to lists and strings, and leave out NaN and infinity"
         ) from error
-    content = save(own, metadata={"format": _FORMAT, "metadata": text, "sha256": _digest(own, text)})
+    header = {"format": _FORMAT, "metadata": metadata, "sha256": _digest(own, text)}
+    # One entry only: safetensors writes several in random order, and equal states should make equal files.
+    content = save(own, metadata={_HEADER: json.dumps(header, sort_keys=True)})
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(target, content)
     except OSError as error:
         raise CheckpointWriteError(
-            f"cannot write the checkpoint {target} ({error}); an earlier file of that name is untouched. Check the free "
-            "space and the rights of the folder"
+            f"cannot write the checkpoint {target} ({error}); an earlier file of that name is untouched. Check the "
+            "free space and the rights of the folder"
         ) from error
 
 
@@ -85,24 +88,34 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
         raise CheckpointNotFoundError(f"expected a checkpoint at {source}, found no file; check the path")
     try:
         with safe_open(source, framework="pt", device="cpu") as file:
-            header: dict[str, str] = file.metadata() or {}
+            entries: dict[str, str] = file.metadata() or {}
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointFormatError(
             f"expected a safetensors file, but {source} cannot be read as one ({error}); it may be cut off"
         ) from error
+    header = _parse_header(entries.get(_HEADER, ""))
     if header.get("format") != _FORMAT:
         raise CheckpointFormatError(
             f"expected {source} to state the format {_FORMAT!r}, got {header.get('format')!r}; weights of other "
             "projects are loaded by the trunk's own function"
         )
-    text = header.get("metadata", "")
-    if header.get("sha256") != _digest(tensors, text):
+    metadata = header.get("metadata")
+    if not isinstance(metadata, dict) or header.get("sha256") != _digest(tensors, json.dumps(metadata, sort_keys=True)):
         raise CheckpointFormatError(
-            f"the content of {source} does not match its own SHA-256: it is damaged; copy it again"
+            f"expected the content of {source} to match the SHA-256 in its header, but it does not: the file is "
+            "damaged; copy it again"
         )
-    metadata: dict[str, JsonValue] = json.loads(text)
     return Checkpoint(tensors, metadata)
+
+
+def _parse_header(text: str) -> dict[str, JsonValue]:
+    """Read the JSON of the header; anything else counts as no header."""
+    try:
+        header: JsonValue = json.loads(text)
+    except ValueError:
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint | Path | str) -> dict[str, JsonValue]:

@@ -205,9 +205,10 @@ def _own_name(published: str) -> str | None:
     if published.startswith(_PUBLISHED_HEAD):
         return None
     if match := _PUBLISHED_BLOCK.match(published):
-        index, part, leaf = match.groups()
+        index, block_part, leaf = match.groups()
         if int(index) >= _BLOCK_COUNT:
             return None
-        return f"blocks.{index}.{_PUBLISHED_PARTS.get(part, part)}.{leaf}"
+        own_part = _PUBLISHED_PARTS.get(block_part)
+        return published if own_part is None else f"blocks.{index}.{own_part}.{leaf}"
     part, _, leaf = published.rpartition(".")
     return f"{_PUBLISHED_STEM[part]}.{leaf}" if part in _PUBLISHED_STEM else published

@@ -85,6 +85,6 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """Switch autocast off where it is on; elsewhere do nothing, so that exporters see no context to trace."""
-    if torch.is_autocast_enabled(device_type):
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

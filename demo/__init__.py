@@ -1,1 +1,1 @@
-"""See the README."""
+"""A window with the live picture: ``python -m demo.live``."""

@@ -1,0 +1,168 @@
+"""The README's model tables, written from the model cards: ``python -m quantize.readme [--check]``.
+
+Figures about models stand in their cards and nowhere else. This program copies them into the README between two
+markers, and a test compares both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fasedge.cards import ModelCard, OperatingPoint, Rate, load_card, models_folder
+from fasedge.errors import FasEdgeError
+from quantize.errors import QuantizeError
+
+BEGIN = "<!-- models:begin -->"
+END = "<!-- models:end -->"
+NO_MODELS = "No model is published in this version yet; `fasedge models` lists none."
+
+
+def format_rate(rate: Rate) -> str:
+    """A rate with its basis: ``2.50 % (5 of 200; 0.82 to 5.74)``.
+
+    No error among n is no rate of zero: it is reported as at most 3/n.
+
+    Source: the "rule of three", Hanley and Lippman-Hand, JAMA 249 (1983): with 0 events in n trials, the 95 % upper
+    bound is about 3/n.
+    """
+    if rate.errors == 0:
+        return f"≤ {min(100.0, 300 / rate.n):.2f} % (0 of {rate.n})"
+    return f"{100 * rate.value:.2f} % ({rate.errors} of {rate.n}; {100 * rate.low:.2f} to {100 * rate.high:.2f})"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _worst_species(point: OperatingPoint) -> str:
+    if not point.apcer:
+        return "—"
+    # Among equal rates the one known least well is the worst.
+    name, rate = max(point.apcer.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
+    return f"{format_rate(rate)}, {name}"
+
+
+def _points(card: ModelCard) -> str:
+    rows = [
+        (
+            f"`{p.name}`" + (" (default)" if p.name == card.default_operating_point else ""),
+            " + ".join(p.modalities),
+            p.precision,
+            f"{p.threshold:.4f}",
+            _worst_species(p),
+            format_rate(p.bpcer),
+        )
+        for p in card.operating_points
+    ]
+    return _table(("operating point", "from", "precision", "threshold", "APCER, worst species", "BPCER"), rows)
+
+
+def _evaluation(card: ModelCard) -> str:
+    rows = [
+        (
+            e.dataset,
+            f"**{e.kind}**",
+            f"{e.n_bona_fide} / {e.n_attack}",
+            f"{e.auc:.4f} ({e.auc_low:.4f} to {e.auc_high:.4f})",
+            f"{100 * e.eer:.2f} %",
+        )
+        for e in card.evaluation
+    ]
+    return _table(("evaluated on", "attacks are", "bona fide / attack", "AUC (95 %)", "EER"), rows)
+
+
+def _files(card: ModelCard) -> str:
+    parity = {(p.engine, p.precision): p for p in card.parity}
+    rows = []
+    for item in card.files:
+        record = parity.get((item.engine, item.precision))
+        same = ("—", "—")
+        if record is not None:
+            same = (f"{record.score_abs_diff_p99:.4f}", f"{record.decision_flips_percent:.2f} %")
+        rows.append((f"`{item.path}`", item.engine, item.precision, f"{item.bytes / 1000:,.0f} kB", *same))
+    return _table(("file", "engine", "precision", "size", "score difference, p99", "decisions changed"), rows)
+
+
+def model_section(card: ModelCard) -> str:
+    """Everything the README says about one model, in Markdown without a final newline."""
+    inputs = "; ".join(
+        f"{i.modality} {i.size_px} x {i.size_px} px, crop {i.crop_scale:g} x the face box" for i in card.inputs
+    )
+    data = "; ".join(f"{d.name} ({d.licence}, {d.n_identities} identities)" for d in card.training_data)
+    parts = [
+        f"### `{card.id}` {card.version}",
+        card.summary,
+        f"Method: {card.source.method} ({card.source.paper}). Input: {inputs}. Licence: {card.licence}. "
+        f"Trained on: {data or 'not stated'}.",
+        _points(card),
+        _evaluation(card) if card.evaluation else "Not evaluated.",
+        _files(card),
+        "Limitations:\n\n" + "\n".join(f"- {text}" for text in card.limitations) if card.limitations else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def models_text(cards: Sequence[ModelCard]) -> str:
+    """The generated part of the README: what the cards say, or that there is none."""
+    return "\n\n".join(model_section(card) for card in cards) if cards else NO_MODELS
+
+
+def replace_between_markers(readme: str, text: str) -> str:
+    """Put a text between the markers of the README.
+
+    Args:
+        readme: Whole README.
+        text: What shall stand between the markers.
+
+    Returns:
+        The new README; the same as the old one if the text stood there already.
+
+    Raises:
+        QuantizeError: The README does not have each marker once, in order.
+    """
+    begin, end = readme.find(BEGIN), readme.find(END)
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or end < begin:
+        raise QuantizeError(f"the README needs one line {BEGIN} and, after it, one line {END}; put them back")
+    return f"{readme[: begin + len(BEGIN)]}\n\n{text}\n\n{readme[end:]}"
+
+
+def embedded_cards() -> tuple[ModelCard, ...]:
+    """Cards of the models that come with the package, by id.
+
+    Raises:
+        CardError: A card is malformed.
+    """
+    return tuple(load_card(path.parent) for path in sorted(models_folder().glob("*/card.json")))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the generated part of the README anew, or check it.
+
+    Returns:
+        0 if the README agrees with the cards (now), 1 if ``--check`` found a difference, 3 on an error.
+    """
+    parser = argparse.ArgumentParser(prog="python -m quantize.readme", description="README tables from model cards")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the README is out of date")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file to write (default: README.md)")
+    options = parser.parse_args(argv)
+    try:
+        old = options.readme.read_text(encoding="utf-8")
+        new = replace_between_markers(old, models_text(embedded_cards()))
+        if options.check:
+            if old != new:
+                sys.stderr.write(f"{options.readme} is not what the model cards say: run python -m quantize.readme\n")
+            return int(old != new)
+        if old != new:
+            options.readme.write_text(new, encoding="utf-8")
+    except (FasEdgeError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

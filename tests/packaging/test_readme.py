@@ -1,0 +1,120 @@
+"""The README says what the cards and the code say."""
+
+import ast
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import fasedge
+from fasedge.cards import Evaluation, ParityRecord, Rate
+from fasedge.testing import fake_card
+from quantize import readme
+from quantize.errors import QuantizeError
+
+
+@pytest.fixture(scope="module")
+def text(repository: Path) -> str:
+    return (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_model_tables_are_those_of_the_cards(repository: Path) -> None:
+    assert readme.main(["--check", "--readme", str(repository / "README.md")]) == 0
+
+
+def test_every_decision_and_reason_is_explained_and_no_other(text: str) -> None:
+    rows = re.findall(r"^\| `([a-z_]+)` \|", text, flags=re.MULTILINE)
+    decisions_and_reasons = {str(d) for d in fasedge.Decision} | {str(r) for r in fasedge.Reason}
+    assert set(rows) == decisions_and_reasons
+    assert len(rows) == len(decisions_and_reasons)
+
+
+def test_python_examples_use_names_that_exist(text: str) -> None:
+    examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert examples
+    for example in examples:
+        for node in ast.walk(ast.parse(example)):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fasedge":
+                assert node.attr in fasedge.__all__, f"fasedge.{node.attr}"
+
+
+def test_links_lead_to_files(text: str, repository: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("http")]
+    assert links
+    for link in links:
+        assert (repository / link).is_file(), link
+
+
+def test_folders_of_the_map_exist(text: str, repository: Path) -> None:
+    for folder in re.findall(r"^\| `([a-z/]+/)` \|", text, flags=re.MULTILINE):
+        assert (repository / folder).is_dir(), folder
+
+
+def test_no_error_in_n_is_reported_as_at_most_three_over_n() -> None:
+    assert readme.format_rate(Rate(value=0.0, errors=0, n=300, low=0.0, high=0.0122)) == "≤ 1.00 % (0 of 300)"
+    assert readme.format_rate(Rate(value=0.0, errors=0, n=2, low=0.0, high=0.84)) == "≤ 100.00 % (0 of 2)"
+    some = Rate(value=0.025, errors=5, n=200, low=0.0082, high=0.0574)
+    assert readme.format_rate(some) == "2.50 % (5 of 200; 0.82 to 5.74)"
+
+
+def test_section_shows_the_figures_of_the_card() -> None:
+    card = fake_card(threshold=0.4321)
+    evaluation = Evaluation(
+        dataset="held-out captures",
+        kind="real",
+        n_bona_fide=12,
+        n_attack=34,
+        auc=0.8765,
+        auc_low=0.8,
+        auc_high=0.95,
+        eer=0.2,
+    )
+    parity = ParityRecord(
+        engine="litert",
+        precision="int8",
+        n=10,
+        score_abs_diff_p99=0.0123,
+        score_abs_diff_max=0.02,
+        auc=0.99,
+        auc_reference=0.99,
+        acer_points=1.0,
+        acer_points_reference=1.0,
+        decision_flips_percent=0.25,
+    )
+    section = readme.model_section(msgspec.structs.replace(card, evaluation=(evaluation,), parity=(parity,)))
+    assert "| `bpcer5` (default) | rgb | int8 | 0.4321 | 5.00 % (5 of 100; 1.60 to 11.30), print |" in section
+    assert "| held-out captures | **real** | 12 / 34 | 0.8765 (0.8000 to 0.9500) | 20.00 % |" in section
+    assert "| `fake-int8.tflite` | litert | int8 | 0 kB | 0.0123 | 0.25 % |" in section
+    assert "| `fake-int8.onnx` | onnxruntime | int8 | 0 kB | — | — |" in section
+    assert "- does not exist" in section
+
+
+def test_only_what_stands_between_the_markers_is_replaced() -> None:
+    old = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    new = readme.replace_between_markers(old, "new")
+    assert new == f"before\n{readme.BEGIN}\n\nnew\n\n{readme.END}\nafter\n"
+    assert readme.replace_between_markers(new, "new") == new
+
+
+@pytest.mark.parametrize(
+    "broken", ["no markers", readme.BEGIN, f"{readme.END} {readme.BEGIN}", f"{readme.BEGIN}{readme.BEGIN}{readme.END}"]
+)
+def test_missing_or_disordered_markers_are_an_error(broken: str) -> None:
+    with pytest.raises(QuantizeError, match="models:begin"):
+        readme.replace_between_markers(broken, "new")
+
+
+def test_check_changes_nothing_and_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"{readme.BEGIN}\nout of date\n{readme.END}\n")
+    assert readme.main(["--check", "--readme", str(path)]) == 1
+    assert "out of date" in path.read_text()
+    assert "python -m quantize.readme" in capsys.readouterr().err
+    assert readme.main(["--readme", str(path)]) == 0
+    assert readme.main(["--check", "--readme", str(path)]) == 0
+
+
+def test_a_missing_readme_is_an_error_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert readme.main(["--readme", str(tmp_path / "none.md")]) == 3
+    assert "none.md" in capsys.readouterr().err

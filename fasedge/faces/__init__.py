@@ -1,7 +1,8 @@
 """Face finders: where the faces are, before anything is said about them."""
 
+from fasedge.faces._base import FINDERS, FaceFinder
+from fasedge.faces._blazeface import BlazeFaceFinder
+from fasedge.faces._mediapipe import MediaPipeFinder
 from fasedge.faces._open import open_finder
 
-from fasedge.faces._base import FINDERS, FaceFinder
-
-__all__ = ["FINDERS", "FaceFinder", "open_finder"]
+__all__ = ["FINDERS", "BlazeFaceFinder", "FaceFinder", "MediaPipeFinder", "open_finder"]

@@ -100,9 +100,13 @@ def load_golden(folder: Path, card: ModelCard) -> Golden:
     """
     path = verify_file(folder, card.golden.path, card.golden.sha256)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # Opened here and not by NumPy, which leaves the file open when it is no archive.
+        with path.open("rb") as stream:
+            arrays = np.load(stream, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):
+                raise CardError(f"{path} is not an npz file of plain arrays: it holds one lone array")
             named = {name: np.asarray(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CardError(f"{path} is not an npz file of plain arrays: {error}") from error
     return _check_golden(named, card, path)
 

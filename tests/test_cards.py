@@ -1,0 +1,246 @@
+"""Cards are strict, and no model file is loaded without its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from fasedge.cards import (
+    CARD_NAME,
+    dump_card,
+    find_model,
+    list_models,
+    load_card,
+    parse_card,
+    sha256_of,
+    verified_model_path,
+    verify_file,
+)
+from fasedge.errors import CardError, IntegrityError, ModelNotFoundError
+from fasedge.testing import fake_card
+
+_DIGEST = hashlib.sha256(b"weights").hexdigest()
+
+
+@pytest.fixture
+def raw():
+    """A valid card as plain JSON values, to be spoilt."""
+    return json.loads(dump_card(fake_card(precisions=("int8", "fp32"))))
+
+
+def _parse(raw):
+    return parse_card(json.dumps(raw), origin="spoilt.json")
+
+
+def test_a_card_survives_writing_and_reading():
+    card = fake_card()
+    text = dump_card(card)
+    assert parse_card(text) == card
+    assert text.endswith("}\n")
+
+
+@pytest.mark.parametrize("path", [(), ("source",), ("inputs", 0), ("operating_points", 0, "bpcer"), ("golden",)])
+def test_an_unknown_field_at_any_depth_is_refused_by_name(raw, path):
+    place = raw
+    for key in path:
+        place = place[key]
+    place["colour"] = "blue"
+    with pytest.raises(CardError, match=r"spoilt\.json .*colour"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("field", ["id", "files", "golden", "operating_points", "schema_version", "limitations"])
+def test_a_missing_field_is_refused_by_name(raw, field):
+    del raw[field]
+    with pytest.raises(CardError, match=field):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", b"\xff\xfe", "NaN"])
+def test_what_is_not_a_card_is_a_card_error(text):
+    with pytest.raises(CardError, match="not a valid model card"):
+        parse_card(text)
+
+
+def test_another_schema_version_is_refused(raw):
+    raw["schema_version"] = 2
+    with pytest.raises(CardError):
+        _parse(raw)
+
+
+_BAD_NAMES = ["../x", "/etc/passwd", "a/b", "..", ".", "", "..\\x", "C:\\x", "C:x", ".hidden", "a\0b", "a b", "x\n"]
+
+
+@pytest.mark.parametrize("name", _BAD_NAMES)
+def test_a_file_name_that_leaves_the_folder_is_refused(raw, name):
+    raw["files"][0]["path"] = name
+    with pytest.raises(CardError, match="plain names"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("name", _BAD_NAMES)
+def test_golden_vectors_and_companions_may_not_leave_the_folder_either(raw, name):
+    golden, companion = json.loads(json.dumps(raw)), raw
+    golden["golden"]["path"] = name
+    companion["files"][0]["companions"][name] = "0" * 64
+    for spoilt in (golden, companion):
+        with pytest.raises(CardError, match="plain names"):
+            _parse(spoilt)
+
+
+def test_an_id_that_is_a_path_is_refused(raw):
+    raw["id"] = "../other"
+    with pytest.raises(CardError, match="id must be"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 63, "0" * 65, "G" * 64, "A" * 64, "0" * 64 + "\n"])
+def test_a_hash_that_is_no_sha256_is_refused(raw, digest):
+    raw["files"][0]["sha256"] = digest
+    with pytest.raises(CardError, match="sha256"):
+        _parse(raw)
+
+
+def test_an_openvino_model_without_a_hash_of_its_weights_is_refused(raw):
+    raw["files"][0]["companions"] = {}
+    with pytest.raises(CardError, match=r"fake-int8\.bin"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("key", ["files", "inputs", "outputs", "operating_points"])
+def test_an_entry_that_stands_twice_is_refused(raw, key):
+    raw[key].append(raw[key][0])
+    with pytest.raises(CardError, match="twice"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("key", ["files", "inputs", "outputs", "operating_points"])
+def test_a_card_that_lists_nothing_is_refused(raw, key):
+    raw[key] = []
+    with pytest.raises(CardError, match="at least one"):
+        _parse(raw)
+
+
+def test_a_default_operating_point_that_is_not_listed_is_refused(raw):
+    raw["default_operating_point"] = "eer"
+    with pytest.raises(CardError, match="'eer' is not in the list"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("threshold", [-0.01, 1.01])
+def test_a_threshold_outside_the_scores_range_is_refused(raw, threshold):
+    raw["operating_points"][0]["threshold"] = threshold
+    with pytest.raises(CardError, match="threshold"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize(
+    "change", [{"value": 1.2, "high": 1.3}, {"low": 0.2}, {"high": 0.01}, {"errors": 101}, {"errors": -1}]
+)
+def test_a_rate_that_contradicts_itself_is_refused(raw, change):
+    raw["operating_points"][0]["bpcer"].update(change)
+    with pytest.raises(CardError, match="bpcer"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("change", [{"size_px": 0}, {"crop_scale": 0}, {"crop_scale": 1000.0}])
+def test_an_input_that_cannot_be_made_is_refused(raw, change):
+    raw["inputs"][0].update(change)
+    with pytest.raises(CardError, match="input 'rgb'"):
+        _parse(raw)
+
+
+@pytest.mark.parametrize("change", [{"n": 0}, {"tolerance": 0}, {"tolerance": 1.0}])
+def test_golden_vectors_that_test_nothing_are_refused(raw, change):
+    raw["golden"].update(change)
+    with pytest.raises(CardError, match="golden"):
+        _parse(raw)
+
+
+def test_looking_up_what_the_card_lacks_names_what_it_has():
+    card = fake_card(engines=("litert",))
+    with pytest.raises(ModelNotFoundError, match=r"openvino/int8; it has litert/int8"):
+        card.file("openvino", "int8")
+    with pytest.raises(CardError, match="no input 'depth'"):
+        card.input_spec("depth")
+    with pytest.raises(CardError, match=r"no operating point 'eer' .*bpcer10"):
+        card.operating_point("eer")
+
+
+def test_an_operating_point_is_valid_for_its_own_precision_and_modalities_only():
+    card = fake_card(precisions=("int8",))
+    assert card.operating_point().name == "bpcer5"
+    with pytest.raises(CardError, match="fp32"):
+        card.operating_point("bpcer5", precision="fp32")
+    with pytest.raises(CardError, match=r"rgb\+depth"):
+        card.operating_point("bpcer5", modalities=("rgb", "depth"))
+
+
+def _write_model(folder, raw):
+    """Write the card and files of one OpenVINO artefact with their true hashes."""
+    item = raw["files"][0]
+    item.update(sha256=_DIGEST, companions={"fake-int8.bin": _DIGEST})
+    for name in ("fake-int8.xml", "fake-int8.bin"):
+        (folder / name).write_bytes(b"weights")
+    (folder / CARD_NAME).write_text(json.dumps(raw))
+    return load_card(folder)
+
+
+def test_untouched_weights_are_passed_on(tmp_path, raw):
+    card = _write_model(tmp_path, raw)
+    assert verified_model_path(tmp_path, card.file("openvino")) == tmp_path / "fake-int8.xml"
+
+
+@pytest.mark.parametrize("name", ["fake-int8.xml", "fake-int8.bin"])
+def test_altered_weights_are_an_integrity_error(tmp_path, raw, name):
+    card = _write_model(tmp_path, raw)
+    (tmp_path / name).write_bytes(b"weightz")
+    with pytest.raises(IntegrityError, match="altered"):
+        verified_model_path(tmp_path, card.file("openvino"))
+
+
+@pytest.mark.parametrize("name", ["fake-int8.xml", "fake-int8.bin"])
+def test_missing_weights_are_a_model_not_found_error(tmp_path, raw, name):
+    card = _write_model(tmp_path, raw)
+    (tmp_path / name).unlink()
+    with pytest.raises(ModelNotFoundError, match=name):
+        verified_model_path(tmp_path, card.file("openvino"))
+
+
+def test_sha256_of_a_file_larger_than_one_block_equals_hashlib(tmp_path):
+    content = bytes(range(256)) * 5000
+    path = tmp_path / "big"
+    path.write_bytes(content)
+    assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+    assert verify_file(tmp_path, "big", hashlib.sha256(content).hexdigest()) == path
+
+
+def test_a_folder_without_a_card_says_what_was_expected(tmp_path):
+    with pytest.raises(ModelNotFoundError, match=r"card\.json"):
+        load_card(tmp_path)
+
+
+def test_a_model_is_found_by_the_path_of_its_folder(tmp_path, raw):
+    _write_model(tmp_path, raw)
+    assert find_model(tmp_path) == tmp_path
+    assert find_model(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "", "..", "../models"])
+def test_an_unknown_model_is_refused(model):
+    with pytest.raises(ModelNotFoundError, match="unknown model"):
+        find_model(model)
+
+
+def test_every_embedded_model_has_a_valid_card_under_its_own_id_and_intact_files():
+    ids = list_models()
+    assert list(ids) == sorted(ids)
+    for model in ids:
+        folder = find_model(model)
+        card = load_card(folder)
+        assert card.id == model
+        for item in card.files:
+            assert verified_model_path(folder, item).stat().st_size == item.bytes
+        verify_file(folder, card.golden.path, card.golden.sha256)

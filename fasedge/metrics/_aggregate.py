@@ -11,6 +11,7 @@ from fasedge.errors import MetricError
 from fasedge.metrics._inputs import (
     Float64Array,
     IntArray,
+    Scores,
     SpeciesNames,
     check_groups,
     check_presentations,
@@ -43,7 +44,7 @@ class VideoScores:
 
 
 def aggregate_videos(
-    scores: ArrayLike,
+    scores: Scores,
     labels: ArrayLike,
     videos: ArrayLike,
     *,

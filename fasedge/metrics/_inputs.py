@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -17,6 +18,8 @@ from fasedge.types import Label
 Float64Array: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 BoolArray: TypeAlias = NDArray[np.bool_]
+#: One score per presentation; NaN or ``None`` where there is none.
+Scores: TypeAlias = ArrayLike | Sequence[float | None]
 #: One species name per presentation; what stands beside a bona fide presentation is not read.
 SpeciesNames: TypeAlias = Iterable[str | None]
 
@@ -89,7 +92,7 @@ class Presentations:
 
 
 def check_presentations(
-    scores: ArrayLike,
+    scores: Scores,
     labels: ArrayLike,
     species: SpeciesNames | None = None,
     *,
@@ -118,19 +121,18 @@ def check_presentations(
     return Presentations(values, is_bona_fide, names, index)
 
 
-def check_scores(scores: ArrayLike, what: str = "scores") -> Float64Array:
+def check_scores(scores: Scores, what: str = "scores") -> Float64Array:
     """Scores as float64 (n,), n >= 1; ``None`` becomes NaN.
 
     Raises:
         MetricError: Not numbers, not one-dimensional, empty, or infinite.
     """
-    raw = np.asarray(scores)
-    if raw.dtype.kind not in "fiubO":
+    raw = _as_array(scores, what)
+    if raw.dtype.kind == "O" and all(v is None or isinstance(v, numbers.Real) for v in raw.flat):
+        raw = raw.astype(np.float64)
+    if raw.dtype.kind not in "fiub":
         raise MetricError(f"{what} must be real numbers, got {raw.dtype}")
-    try:
-        values = np.asarray(raw, np.float64)
-    except (TypeError, ValueError) as error:
-        raise MetricError(f"{what} must be real numbers in one dimension: {error}") from error
+    values = raw.astype(np.float64)
     if values.ndim != 1:
         raise MetricError(f"{what} must be one-dimensional, one per presentation, got shape {values.shape}")
     if not len(values):
@@ -142,13 +144,20 @@ def check_scores(scores: ArrayLike, what: str = "scores") -> Float64Array:
     return values
 
 
+def _as_array(values: Scores, what: str) -> NDArray[np.generic]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise MetricError(f"{what} must be a one-dimensional sequence of real numbers: {error}") from error
+
+
 def check_labels(labels: ArrayLike, n: int) -> BoolArray:
     """Labels as bool (n,), true for bona fide.
 
     Raises:
         MetricError: Not one-dimensional, of another length, or values other than 0 and 1.
     """
-    raw = np.asarray(labels)
+    raw = _as_array(labels, "labels")
     if raw.ndim != 1 or len(raw) != n:
         raise MetricError(f"labels must have one entry per score, {n}, got shape {raw.shape}")
     if raw.dtype.kind not in "fiub" or not np.isin(raw, (int(Label.ATTACK), int(Label.BONA_FIDE))).all():

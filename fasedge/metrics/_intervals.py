@@ -123,7 +123,7 @@ def beta_quantile(probability: float, a: float, b: float) -> float:
         usable = low < newton < high and abs(newton - x) <= last_step / 2
         following = newton if usable else (low + high) / 2
         last_step, x = abs(following - x), following
-        if last_step <= _PRECISION * x:
+        if last_step <= _PRECISION * x or x in (0.0, 1.0):  # 0 or 1: closer to the end than floats can tell
             break
     return x
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fasedge.metrics._inputs import BoolArray, Presentations, SpeciesNames, check_presentations, check_threshold
+from fasedge.metrics._inputs import BoolArray, Presentations, Scores, SpeciesNames, check_presentations, check_threshold
 from fasedge.metrics._intervals import DEFAULT_CONFIDENCE
 from fasedge.metrics._results import Apcer, NonResponseRates, Rate
 
@@ -108,7 +108,7 @@ def hter(scores: ArrayLike, labels: ArrayLike, *, threshold: float) -> float:
 
 
 def non_response_rates(
-    scores: ArrayLike,
+    scores: Scores,
     labels: ArrayLike,
     species: SpeciesNames | None = None,
     *,

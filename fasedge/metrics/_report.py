@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from fasedge.errors import MetricError
 from fasedge.metrics._bootstrap import MIN_RESAMPLES, bootstrap_of
 from fasedge.metrics._curves import apcer_at_bpcer_of, auc_of, bpcer_at_apcer_of, eer_of
-from fasedge.metrics._inputs import Presentations, SpeciesNames, check_groups, check_presentations
+from fasedge.metrics._inputs import Presentations, Scores, SpeciesNames, check_groups, check_presentations
 from fasedge.metrics._intervals import DEFAULT_CONFIDENCE
 from fasedge.metrics._ladder import Ladder
 from fasedge.metrics._rates import apcer_of, bpcer_of, non_response_of
@@ -19,7 +19,7 @@ HELD_RATES = (0.10, 0.05, 0.01)
 
 
 def report(
-    scores: ArrayLike,
+    scores: Scores,
     labels: ArrayLike,
     species: SpeciesNames | None = None,
     threshold: ChosenThreshold | float | None = None,
@@ -51,7 +51,7 @@ def report(
 
 
 def evaluate(
-    scores: ArrayLike,
+    scores: Scores,
     labels: ArrayLike,
     *,
     species: SpeciesNames | None = None,

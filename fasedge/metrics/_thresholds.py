@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fasedge.errors import MetricError
 from fasedge.metrics._curves import apcer_at_bpcer_of, bpcer_at_apcer_of, eer_of
-from fasedge.metrics._inputs import SpeciesNames, check_presentations
+from fasedge.metrics._inputs import Scores, SpeciesNames, check_presentations
 from fasedge.metrics._ladder import Ladder
 from fasedge.metrics._results import ChosenThreshold
 
@@ -36,7 +36,7 @@ _HELD_APCER = {Criterion.APCER1: 0.01, Criterion.APCER5: 0.05}
 
 
 def choose_threshold(
-    dev_scores: ArrayLike,
+    dev_scores: Scores,
     dev_labels: ArrayLike,
     dev_species: SpeciesNames | None = None,
     criterion: Criterion | str = Criterion.BPCER5,

@@ -21,16 +21,17 @@ TFLITE := .venv-tflite-runtime
 PACKAGE := pyproject.toml README.md LICENSE NOTICE \
     $(shell find fasedge -type f ! -name '*.pyc' 2>/dev/null)
 
-# $(call install,ENVIRONMENT,CONSTRAINTS,WHAT): make an environment and install into it in one pip command, so that
-# every pin counts for every package: torch asked for on its own would bring another build of itself along.
+# $(call install,ENVIRONMENT,CONSTRAINTS,WHAT,LIBRARIES): make an environment and install into it in one pip command, so
+# that every pin counts for every package: torch asked for on its own would bring another build of itself along.
 define install
-test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv and pip found (Debian: apt-get install python3-venv)" >&2; exit 1; }
-$(PYTHON) .ci/system_libraries.py
-test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-$(1)/bin/python -m pip install --quiet --upgrade --constraint constraints.txt pip
+@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer with venv and pip (Debian: apt-get install python3-venv)" >&2; exit 1; }
+@$(PYTHON) .ci/system_libraries.py $(4)
+@echo "building $(1) with $(PYTHON); this happens once"
+@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+@$(1)/bin/python -m pip install --quiet --upgrade --constraint constraints.txt pip
 $(1)/bin/python -m pip install --quiet --build-constraint constraints.txt --constraint $(2) $(3)
-$(1)/bin/python -m pip check
-touch $(1)/.ready
+@$(1)/bin/python -m pip check
+@touch $@
 endef
 
 .PHONY: help demo test lint format readme clean
@@ -42,15 +43,15 @@ help:
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/fasedge demo --out demo-output
 
-# Installed as a user would, not editable: the demo runs what the wheel holds.
+# Installed as a user would, not editable: the demo runs what the wheel holds. It finds faces without MediaPipe.
 $(DEMO)/.ready: $(PACKAGE) constraints.txt
-	$(call install,$(DEMO),constraints.txt,'.[runtime]')
+	$(call install,$(DEMO),constraints.txt,'.[runtime]',--optional MediaPipe)
 
 $(TEST)/.ready: pyproject.toml constraints.txt
 	$(call install,$(TEST),constraints.txt,--group dev --editable '.[runtime]')
 
 $(TFLITE)/.ready: pyproject.toml constraints-tflite-runtime.txt
-	$(call install,$(TFLITE),constraints-tflite-runtime.txt,--editable '.[tflite-runtime]')
+	$(call install,$(TFLITE),constraints-tflite-runtime.txt,--editable '.[tflite-runtime]',--optional MediaPipe)
 
 # The older interpreter of TFLite models needs NumPy 1 and has no wheel beyond Python 3.11, so it lives apart. The tests
 # call it through its own Python; where it cannot be had they are skipped and say so.

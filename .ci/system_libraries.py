@@ -2,10 +2,12 @@
 
 Standard library only, because it runs before any environment exists::
 
-    python3 .ci/system_libraries.py           # exit code 1 with instructions if one is missing
-    python3 .ci/system_libraries.py --list    # only the names of the Debian packages, for a package manager
+    python3 .ci/system_libraries.py                    # exit code 1 with instructions if one is missing
+    python3 .ci/system_libraries.py --optional NAME    # what NAME needs is only worth a warning
+    python3 .ci/system_libraries.py --list             # only the names of the Debian packages, for a package manager
 """
 
+import argparse
 import ctypes
 import sys
 
@@ -31,17 +33,21 @@ def main() -> int:
     """Print what is missing; return the exit code."""
     if sys.platform != "linux":  # wheels for other systems bring their libraries along
         return 0
+    parser = argparse.ArgumentParser(description="Names system libraries that are missing.")
+    parser.add_argument("--list", action="store_true", help="print only the names of the Debian packages")
+    parser.add_argument("--optional", metavar="NAME", action="append", default=[], help="who can be done without")
+    options = parser.parse_args()
     missing = {library: entry for library, entry in LIBRARIES.items() if not loads(library)}
     packages = " ".join(sorted({package for package, _ in missing.values()}))
-    if "--list" in sys.argv[1:]:
+    if options.list:
         sys.stdout.write(packages + "\n")
         return 0
-    if not missing:
-        return 0
     for library, (package, user) in missing.items():
-        sys.stderr.write(f"missing system library: {library} (needed by {user}; Debian package {package})\n")
-    sys.stderr.write(f"install with:  sudo apt-get install {packages}\n")
-    return 1
+        kind = "warning" if user in options.optional else "error"
+        sys.stderr.write(f"{kind}: system library {library} is missing ({user} needs it; Debian package {package})\n")
+    if missing:
+        sys.stderr.write(f"install with:  sudo apt-get install {packages}\n")
+    return int(any(user not in options.optional for _, user in missing.values()))
 
 
 if __name__ == "__main__":

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 import fasedge
 from fasedge.sources import BadItem
 
-#: Blue first, as OpenCV draws. Chosen apart in lightness too, for people who do not tell red from green.
+#: Blue first, as OpenCV draws. The words beside the box say the same, for people who do not tell red from green.
 COLOURS_BGR = {
-    fasedge.Decision.BONA_FIDE: (80, 175, 76),
-    fasedge.Decision.ATTACK: (54, 40, 200),
+    fasedge.Decision.BONA_FIDE: (90, 205, 90),
+    fasedge.Decision.ATTACK: (80, 80, 240),
     fasedge.Decision.NON_RESPONSE: (200, 200, 200),
 }
 _WORDS = {

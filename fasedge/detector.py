@@ -127,7 +127,8 @@ class Detector:
         path = verified_model_path(folder, item)
         backend = open_backend(item.engine, path, names=item.tensor_names(), threads=threads, device=device)
         try:
-            faces = open_finder(finder, engine=item.engine, threads=threads)
+            # MediaPipe brings its own engine and refuses to be given another.
+            faces = open_finder(finder, engine="auto" if finder == "mediapipe" else item.engine, threads=threads)
         except FasEdgeError:
             backend.close()
             raise

@@ -211,7 +211,10 @@ class ADeepPixBiS(Method[Cosines, Losses]):
         self.attention = nn.Parameter(torch.ones(side, side)) if self.config.attention else None
 
     def forward(self, x: Tensor) -> Cosines:
-        """Same as :meth:`cosines`; takes no labels, so it exports as it is."""
+        """Same as :meth:`cosines`; takes no labels, so it exports.
+
+        torch.export and OpenVINO take the named tuple as it is; litert-torch wants a plain tuple or mapping.
+        """
         return self.cosines(x)
 
     def cosines(self, x: Tensor) -> Cosines:

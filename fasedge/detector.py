@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +61,24 @@ class DetectorInfo:
     quality: QualityLimits | None
     on_quality: QualityPolicy
     max_faces: int | None
+
+
+def open_parts(open_model: Callable[[], Backend], open_faces: Callable[[], FaceFinder]) -> tuple[Backend, FaceFinder]:
+    """Open a model, then a face finder; close the model again if the finder cannot be opened.
+
+    Args:
+        open_model: Opens the model.
+        open_faces: Opens the face finder.
+
+    Returns:
+        Both, open. What either raises is passed on.
+    """
+    with ExitStack() as opened:
+        backend = open_model()
+        opened.callback(backend.close)
+        faces = open_faces()
+        opened.pop_all()
+    return backend, faces
 
 
 class Detector:
@@ -125,13 +144,12 @@ class Detector:
             max_faces=max_faces,
         )
         path = verified_model_path(folder, item)
-        backend = open_backend(item.engine, path, names=item.tensor_names(), threads=threads, device=device)
-        try:
-            # MediaPipe brings its own engine and refuses to be given another.
-            faces = open_finder(finder, engine="auto" if finder == "mediapipe" else item.engine, threads=threads)
-        except FasEdgeError:
-            backend.close()
-            raise
+        # MediaPipe brings its own engine and refuses to be given another.
+        finder_engine = "auto" if finder == "mediapipe" else item.engine
+        backend, faces = open_parts(
+            lambda: open_backend(item.engine, path, names=item.tensor_names(), threads=threads, device=device),
+            lambda: open_finder(finder, engine=finder_engine, threads=threads),
+        )
         self._adopt(backend, faces)
 
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fasedge.cards import CARD_NAME, InputCard, dump_card
-from fasedge.detector import Detector
+from fasedge.detector import Detector, open_parts
 from fasedge.engine_choice import choose_engine
 from fasedge.errors import (
     CardError,
@@ -139,6 +139,20 @@ def test_an_impossible_score_concerns_its_own_face_only(bad):
     assert (first.score, first.decision, first.reasons) == (None, Decision.NON_RESPONSE, (Reason.ENGINE_FAULT,))
     assert second.decision is Decision.BONA_FIDE
     assert observation.decision is Decision.NON_RESPONSE
+
+
+def test_a_face_with_an_impossible_score_has_no_map_either():
+    first, second = (
+        _detector(
+            FakeBackend(
+                outputs={"score": np.array([np.nan, 0.9], np.float32), "map": np.full((2, 3, 3), 0.9, np.float32)}
+            )
+        )
+        .detect(_FRAME)
+        .results
+    )
+    assert first.score_map is None
+    assert second.score_map is not None
 
 
 _TWO = np.array([0.25, 0.75], np.float32)
@@ -304,6 +318,23 @@ def test_a_detector_is_a_context_manager_and_useless_afterwards():
     for use in (lambda: detector.detect(_FRAME), detector.warmup, detector.__enter__):
         with pytest.raises(EngineError, match="closed"):
             use()
+
+
+def test_a_model_is_closed_again_when_the_face_finder_cannot_be_opened():
+    backend = FakeBackend()
+
+    def no_finder():
+        raise EngineUnavailableError("no finder here")
+
+    with pytest.raises(EngineUnavailableError, match="no finder here"):
+        open_parts(lambda: backend, no_finder)
+    assert backend.closed == 1
+
+
+def test_parts_that_open_stay_open():
+    backend, finder = FakeBackend(), FakeFaceFinder()
+    assert open_parts(lambda: backend, lambda: finder) == (backend, finder)
+    assert (backend.closed, finder.closed) == (0, 0)
 
 
 # --- choosing an engine -------------------------------------------------------------------------------------------

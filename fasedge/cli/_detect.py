@@ -176,7 +176,7 @@ def detect(
         threads=threads,
     )
     sampling = Sampling(recursive=recursive, depth=depth, every=every, max_frames=max_frames)
-    writer = AnnotationWriter(save_dir, sources) if save_dir else None
+    writer = AnnotationWriter(save_dir, sources, recursive=recursive) if save_dir else None
     with session.services.open_detector(options) as detector:
         printer: Printer = JsonPrinter(session) if as_json else TablePrinter(session, detector)
         tally = Tally()

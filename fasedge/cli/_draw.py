@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
@@ -71,15 +72,15 @@ class _Pen:
         self._canvas = canvas
         self._height, self._width = canvas.shape[:2]
         self._scale = min(max(min(self._width, self._height) / 800, 0.4), 4.0)
-        self._line = max(1, round(self._scale * 2))
+        self._line = max(2, round(self._scale * 2))
         self._pad = max(2, round(self._scale * 8))
 
     def face(self, result: PadResult, zoom: float, prefix: str) -> None:
         """Draw the box and, above it or where there is room, the label."""
         colour = COLOURS_BGR[result.decision]
         x1, y1, x2, y2 = (round(float(np.clip(v * zoom, -32000, 32000))) for v in result.face.box.xyxy)
-        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), _WHITE, self._line + 2, cv2.LINE_AA)
-        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), colour, self._line, cv2.LINE_AA)
+        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), _WHITE, self._line + 2)
+        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), colour, self._line)
         lines = [prefix + _headline(result)]
         if words := [w for w in _words(result.reasons) if w != REASON_WORDS[Reason.SCORE_BELOW_THRESHOLD]]:
             lines.append(", ".join(words))
@@ -144,17 +145,18 @@ class AnnotationWriter:
 
     Args:
         folder: Where to write; is made if it does not exist.
-        inputs: What is read; none of it may lie where the pictures are written.
+        inputs: What is read, as for :func:`fasedge.sources.open_source`; none of it may lie where is written.
+        recursive: Whether folders among the inputs are read with their subfolders.
 
     Raises:
         OutputError: The folder cannot be made or written, or the input lies in it.
     """
 
-    def __init__(self, folder: Path, inputs: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, inputs: Sequence[str] = (), *, recursive: bool = False) -> None:
         self.folder = folder
         self._used: set[str] = set()
         for text in inputs:
-            _check_apart(folder, Path(text))
+            _check_apart(folder, text, recursive=recursive)
         make_folder(folder)
 
     def save(self, frame: Frame, observation: Observation) -> Path:
@@ -167,7 +169,6 @@ class AnnotationWriter:
         if not ok:
             raise OutputError(f"the annotated picture of {frame.name} cannot be encoded as JPEG")
         path = self.folder / self._free_name(frame.name)
-        _check_apart(self.folder, Path(frame.name))
         write_atomically(path, data.tobytes())
         return path
 
@@ -182,15 +183,27 @@ class AnnotationWriter:
         return candidate
 
 
-def _check_apart(folder: Path, source: Path) -> None:
+def _check_apart(folder: Path, source: str, *, recursive: bool) -> None:
     """Refuse to write among the inputs: a picture called ``x-annotated.jpg`` there would be overwritten."""
     try:
-        place = source if source.is_dir() else source.parent
-        same = source.exists() and folder.exists() and place.samefile(folder)
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return  # nothing there that could be an input
+        place = folder.resolve()
+        clash = any(place == read or (recursive and place.is_relative_to(read)) for read in _folders_read(source))
     except (OSError, ValueError):
-        return  # a camera, a pattern, or a name that is no path
-    if same:
-        raise OutputError(f"{folder} also holds the pictures that are read, which must not be overwritten")
+        return  # whatever is wrong with these paths is reported where they are opened
+    if clash:
+        raise OutputError(
+            f"{folder} also holds pictures that are read, which must not be overwritten: write into another folder"
+        )
+
+
+def _folders_read(source: str) -> set[Path]:
+    path = Path(source)
+    if path.is_dir():
+        return {path.resolve()}
+    files = [source] if path.exists() else glob.glob(source, recursive=True)  # noqa: PTH207 - absolute patterns
+    return {Path(name).resolve().parent for name in files}
 
 
 def make_folder(folder: Path) -> None:

@@ -251,7 +251,8 @@ def decode(raw: RawArray, spec: TensorSpec, count: int, where: str) -> FloatArra
 def _quantise(real: FloatArray, spec: TensorSpec) -> RawArray:
     limits = np.iinfo(spec.dtype)  # type: ignore[type-var]
     steps = np.rint(real / np.float32(spec.scale)) + spec.zero_point
-    return np.clip(steps, limits.min, limits.max).astype(spec.dtype)
+    quantised: RawArray = np.clip(steps, limits.min, limits.max).astype(spec.dtype)
+    return quantised
 
 
 def import_engine(module: str, engine: str) -> ModuleType:

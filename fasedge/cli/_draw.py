@@ -46,9 +46,11 @@ def annotate(frame: Frame, observation: Observation) -> UInt8Array:
         canvas = np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_NEAREST), np.uint8)
     pen = _Pen(canvas)
     many = len(observation.results) > 1
-    for number, result in enumerate(observation.results, start=1):
-        pen.face(result, zoom, f"{number}: " if many else "")
+    for result in observation.results:
+        pen.box(result, zoom)
     pen.maps(observation.results)
+    for number, result in enumerate(observation.results, start=1):
+        pen.face_label(result, zoom, f"{number}: " if many else "")
     if observation.reasons or not observation.results:
         why = "; ".join(_words(observation.reasons)) or "no face found"
         pen.label([f"{DECISION_WORDS[Decision.NON_RESPONSE]}: {why}"], 0, 0, COLOURS_BGR[Decision.NON_RESPONSE])
@@ -74,32 +76,43 @@ class _Pen:
         self._scale = min(max(min(self._width, self._height) / 800, 0.4), 4.0)
         self._line = max(2, round(self._scale * 2))
         self._pad = max(2, round(self._scale * 8))
+        self._taken: list[tuple[int, int, int, int]] = []  # labels and maps that no other label may cover
 
-    def face(self, result: PadResult, zoom: float, prefix: str) -> None:
-        """Draw the box and, above it or where there is room, the label."""
-        colour = COLOURS_BGR[result.decision]
-        x1, y1, x2, y2 = (round(float(np.clip(v * zoom, -32000, 32000))) for v in result.face.box.xyxy)
+    def box(self, result: PadResult, zoom: float) -> None:
+        """Draw the face box in the colour of the decision, with a white rim for dark and busy pictures."""
+        x1, y1, x2, y2 = _corners(result, zoom)
         cv2.rectangle(self._canvas, (x1, y1), (x2, y2), _WHITE, self._line + 2)
-        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), colour, self._line)
+        cv2.rectangle(self._canvas, (x1, y1), (x2, y2), COLOURS_BGR[result.decision], self._line)
+
+    def face_label(self, result: PadResult, zoom: float, prefix: str) -> None:
+        """Write decision, score and reasons above the box, or where there is room."""
+        x1, y1, _, y2 = _corners(result, zoom)
         lines = [prefix + _headline(result)]
         if words := [w for w in _words(result.reasons) if w != REASON_WORDS[Reason.SCORE_BELOW_THRESHOLD]]:
             lines.append(", ".join(words))
-        height = self._label_size(lines)[1]
-        top = y1 - height if y1 >= height else y2
-        if top + height > self._height:
-            top = max(0, y1)
-        self.label(lines, x1, top, colour)
+        width, height, _ = self._label_size(lines)
+        places = [self._moved_in(x1, top, width, height) for top in (y1 - height, y2, y1 - 2 * height, y2 + height, y1)]
+        left, top = next((place for place in places if self._is_free(*place, width, height)), places[0])
+        self.label(lines, left, top, COLOURS_BGR[result.decision])
 
     def label(self, lines: list[str], left: int, top: int, colour: tuple[int, int, int]) -> None:
         """Write lines on a filled ground, moved and shrunk so that nothing leaves the picture."""
         width, height, scale = self._label_size(lines)
-        left = min(max(left, 0), max(self._width - width, 0))
-        top = min(max(top, 0), max(self._height - height, 0))
+        left, top = self._moved_in(left, top, width, height)
+        self._taken.append((left, top, left + width, top + height))
         cv2.rectangle(self._canvas, (left, top), (left + width, top + height), colour, -1)
         step = (height - self._pad) // len(lines)
         for index, line in enumerate(lines, start=1):
-            at = (left + self._pad, top + index * step)
+            at = (left + self._pad, top + index * step - self._pad // 3)
             cv2.putText(self._canvas, line, at, _FONT, scale, _WHITE, max(1, round(scale * 2)), cv2.LINE_AA)
+
+    def _moved_in(self, left: int, top: int, width: int, height: int) -> tuple[int, int]:
+        return min(max(left, 0), max(self._width - width, 0)), min(max(top, 0), max(self._height - height, 0))
+
+    def _is_free(self, left: int, top: int, width: int, height: int) -> bool:
+        return not any(
+            left < x2 and x1 < left + width and top < y2 and y1 < top + height for x1, y1, x2, y2 in self._taken
+        )
 
     def _label_size(self, lines: list[str]) -> tuple[int, int, float]:
         scale = self._scale
@@ -108,7 +121,7 @@ class _Pen:
         if widest > room:
             scale *= room / widest
             widest = room
-        line_height = round(scale * 22) + self._pad
+        line_height = round(scale * 24) + self._pad
         return widest + 2 * self._pad, line_height * len(lines) + self._pad, scale
 
     def _text_width(self, text: str, scale: float) -> int:
@@ -130,7 +143,14 @@ class _Pen:
             if len(results) > 1:
                 at = (right - side + self._pad, top + side - self._pad)
                 cv2.putText(self._canvas, str(number), at, _FONT, self._scale, _WHITE, self._line, cv2.LINE_AA)
+            self._taken.append((right - side, top, right, top + side))
             right -= side + self._pad
+
+
+def _corners(result: PadResult, zoom: float) -> tuple[int, int, int, int]:
+    """Corners of the face box on the canvas, within what OpenCV's drawing takes."""
+    x1, y1, x2, y2 = (round(float(np.clip(v * zoom, -32000, 32000))) for v in result.face.box.xyxy)
+    return x1, y1, x2, y2
 
 
 def _headline(result: PadResult) -> str:

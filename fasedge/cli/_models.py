@@ -46,12 +46,12 @@ def _show(session: Session, card: ModelCard) -> None:
         files.add(item.engine, item.precision, f"{item.bytes / 1e6:.2f} MB")
     session.say()
     columns = (
-        Column("Operating point", 18),
+        Column("Operating point", 17),
         Column("Precision", 9),
-        Column("Uses", 10),
+        Column("Uses", 5),
         Column("Threshold", 9, right=True),
-        Column("Attacks missed", 18, right=True),
-        Column("People rejected", 18, right=True),
+        Column("Attacks missed", 14, right=True),
+        Column("People rejected", 11, right=True),
     )
     points = Rows(session, columns)
     for point in card.operating_points:

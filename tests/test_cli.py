@@ -149,6 +149,13 @@ def test_an_engine_that_fails_on_a_frame_is_no_decision_and_prints_no_traceback(
     assert "Traceback" not in captured.err
 
 
+def test_the_callers_logging_is_left_as_it_was(tmp_path: Path) -> None:
+    logger = logging.getLogger("fasedge")
+    before = (list(logger.handlers), logger.propagate, cv2.utils.logging.getLogLevel())
+    run(fake_services(), "detect", picture(tmp_path / "a.png"))
+    assert (logger.handlers, logger.propagate, cv2.utils.logging.getLogLevel()) == before
+
+
 # --------------------------------------------------------------------------------------------------------- detect
 
 

@@ -11,9 +11,11 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
+import cv2
 import typer
 from typer.main import get_command
 
@@ -90,9 +92,9 @@ def main(argv: Sequence[str] | None = None, *, services: Services | None = None)
         The exit code; see :class:`fasedge.cli._output.ExitCode`.
     """
     session = Session(services or Services())
-    _quieten(session)
     try:
-        code = _run(argv, session)
+        with _quiet(session):
+            code = _run(argv, session)
         sys.stdout.flush()
     except (BrokenPipeError, OutputClosedError):
         _discard_stdout()
@@ -150,17 +152,28 @@ class _OneLine(logging.Formatter):
         return printable(f"{record.levelname.lower()}: {record.getMessage()}" + (f": {error}" if error else ""))
 
 
-def _quieten(session: Session) -> None:
-    """Keep the chatter of codecs out of the terminal: each broken file is reported by fasedge itself."""
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+@contextmanager
+def _quiet(session: Session) -> Iterator[None]:
+    """Keep the chatter of codecs out of the terminal: each broken file is reported by fasedge itself.
+
+    Put back afterwards, as :func:`main` may be called from a program of its own.
+    """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    level = cv2.utils.logging.getLogLevel()
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     logger = logging.getLogger("fasedge")
-    for handler in [h for h in logger.handlers if isinstance(h.formatter, _OneLine)]:
-        logger.removeHandler(handler)
+    propagate = logger.propagate
     handler = logging.StreamHandler(session.stderr)
     handler.setFormatter(_OneLine())
     logger.addHandler(handler)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagate
+        cv2.utils.logging.setLogLevel(level)
 
 
 def _discard_stdout() -> None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from quantize.errors import CheckpointMismatchError
+from training.backbones import Trunk
 from training.inputs import BrightnessNorm, GraphInput
 
 _TINY_NORM = 1e-6
@@ -110,7 +111,12 @@ class ExportModel(nn.Module):
     def __init__(self, student: PixelCosineStudent, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
         super().__init__()
         self.platt = platt
-        self.input = GraphInput(brightness)
+        trunk = student.trunk
+        self.input = (
+            GraphInput(brightness, trunk.input_mean, trunk.input_std)
+            if isinstance(trunk, Trunk)
+            else GraphInput(brightness)
+        )
         self.trunk = fold_batch_norm(student.trunk)
         unit = F.normalize(student.filter.weight.detach(), dim=1)
         self.register_buffer("unit_weight", unit.clone())

@@ -1,0 +1,378 @@
+"""One quantisation for all engines: which values the network may take, decided once, in torch.
+
+Each engine's own quantiser chooses its own ranges, so three INT8 files of the same network are three different
+networks whose scores drift apart. Here the INT8 grid (a scale per weight channel, a scale and a zero point per
+activation) is fixed once on the folded FP32 network; the converters only carry it over. What remains between two
+engines is the rounding of ties.
+
+The placement follows what integer kernels do: the picture after normalisation, the output of every convolution with
+its ReLU6, the output of every addition. The head after the trunk stays in float.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from fasedge.types import UInt8Array
+from quantize.errors import ConversionError
+from quantize.students import ExportModel
+
+#: Largest weight code. 63 instead of 127: where the CPU has no VNNI, ``vpmaddubsw`` adds two u8 x s8 products in 16
+#: bits and saturates; with 7-bit weights two products always fit (2 * 255 * 63 < 32768). This is what NNCF's
+#: OverflowFix.ENABLE and onnxruntime's ``reduce_range`` do, here for all engines alike.
+WEIGHT_CODE_MAX = 63
+ACTIVATION_CODE_MAX = 255
+_CLIP_STEPS = 40
+_SAMPLES_PER_BATCH = 10_000
+_CORRECTION_CROPS = 96
+_SMALLEST_SCALE = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class GridConfig:
+    """How the grid is chosen.
+
+    Attributes:
+        weight_code_max: 63 (portable) or 127 (only for CPUs with VNNI, and ARM).
+        activation_range: ``minmax``, or ``mse``: the range whose squared rounding and clipping error is least.
+        weight_range: Likewise, per output channel.
+        bias_correction: Shift each bias so that the mean of each channel is that of the FP32 network.
+        float_convs: Names of convolutions (as in the folded trunk) that stay in float.
+    """
+
+    weight_code_max: int = WEIGHT_CODE_MAX
+    activation_range: str = "minmax"
+    weight_range: str = "minmax"
+    bias_correction: bool = True
+    float_convs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ranges = {"minmax", "mse"}
+        if self.activation_range not in ranges or self.weight_range not in ranges:
+            raise ValueError(f"ranges must be one of {sorted(ranges)}, got {self!r}")
+        if self.weight_code_max not in (63, 127):
+            raise ValueError(f"weight_code_max must be 63 or 127, got {self.weight_code_max}")
+
+
+class ActivationGrid(nn.Module):
+    """Rounds a tensor to ``scale * (code - zero_point)``, code in 0..255. Straight-through gradient.
+
+    Attributes:
+        scale: float32 scalar.
+        zero_point: int32 scalar; zero itself is always on the grid, so that padding is exact.
+        enabled: ``False`` passes the values through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
+        self.enabled = True
+
+    def set_range(self, low: float, high: float) -> None:
+        """Choose the grid that spans ``[min(low, 0), max(high, 0)]`` with zero on it."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = max((high - low) / ACTIVATION_CODE_MAX, _SMALLEST_SCALE)
+        cast(Tensor, self.scale).fill_(scale)
+        cast(Tensor, self.zero_point).fill_(round(-low / scale))
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Values of the codes 0 and 255."""
+        scale, zero = float(cast(Tensor, self.scale)), int(cast(Tensor, self.zero_point))
+        return -zero * scale, (ACTIVATION_CODE_MAX - zero) * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round to the grid; same shape."""
+        if not self.enabled:
+            return x
+        return torch.fake_quantize_per_tensor_affine(
+            x, float(cast(Tensor, self.scale)), int(cast(Tensor, self.zero_point)), 0, ACTIVATION_CODE_MAX
+        )
+
+
+class GridConv(nn.Module):
+    """A convolution whose weights are rounded per output channel. Straight-through gradient.
+
+    Attributes:
+        conv: The convolution with float weights and a bias.
+        scale: float32 (out,).
+        code_max: Codes lie in ``-code_max..code_max``.
+        enabled: ``False`` uses the float weights.
+    """
+
+    def __init__(self, conv: nn.Conv2d, code_max: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.code_max = code_max
+        self.enabled = True
+        peak = conv.weight.detach().abs().amax(dim=(1, 2, 3))
+        self.register_buffer("scale", (peak / code_max).clamp(min=_SMALLEST_SCALE))
+
+    def rounded_weight(self) -> Tensor:
+        """The weights as the engines see them, float32, shape of ``conv.weight``."""
+        scale = cast(Tensor, self.scale)
+        zero = torch.zeros_like(scale, dtype=torch.int32)
+        return torch.fake_quantize_per_channel_affine(self.conv.weight, scale, zero, 0, -self.code_max, self.code_max)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        weight = self.rounded_weight() if self.enabled else self.conv.weight
+        conv = self.conv
+        return nn.functional.conv2d(
+            x,
+            weight,
+            conv.bias,
+            cast("tuple[int, int]", conv.stride),
+            cast("tuple[int, int]", conv.padding),
+            cast("tuple[int, int]", conv.dilation),
+            conv.groups,
+        )
+
+
+def insert_grid(model: ExportModel, config: GridConfig) -> ExportModel:
+    """Copy of an export model whose trunk is on a grid, ranges not chosen yet.
+
+    Args:
+        model: Folded FP32 model; not changed.
+        config: How the grid will be chosen.
+
+    Raises:
+        ConversionError: The trunk holds a batch normalisation that could not be folded, or an operation between
+            convolutions for which no integer kernel is known.
+    """
+    result = copy.deepcopy(model)
+    trunk = result.trunk
+    if not isinstance(trunk, fx.GraphModule):
+        raise ConversionError(f"expected a folded trunk (fx.GraphModule), got {type(trunk).__name__}")
+    modules = dict(trunk.named_modules())
+    unknown = set(config.float_convs) - {n for n, m in modules.items() if isinstance(m, nn.Conv2d)}
+    if unknown:
+        raise ConversionError(f"float_convs names no convolution of the trunk: {sorted(unknown)}")
+    count = 0
+    for node in list(trunk.graph.nodes):
+        kind = _kind(node, modules)
+        if kind == "conv" and str(node.target) not in config.float_convs:
+            trunk.set_submodule(
+                str(node.target), GridConv(cast(nn.Conv2d, modules[str(node.target)]), config.weight_code_max)
+            )
+        if not _needs_grid(node, kind, modules, config):
+            continue
+        name = f"grid_{count}"
+        count += 1
+        trunk.add_submodule(name, ActivationGrid())
+        with trunk.graph.inserting_after(node):
+            grid = trunk.graph.call_module(name, (node,))
+        node.replace_all_uses_with(grid, delete_user_cb=lambda user, grid=grid: user is not grid)
+    trunk.recompile()
+    return result
+
+
+def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """Role of a graph node: ``input``, ``conv``, ``relu``, ``add``, ``pass`` (moves values only) or ``output``."""
+    if node.op in ("placeholder", "output"):
+        return "input" if node.op == "placeholder" else "output"
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    if isinstance(module, nn.Conv2d):
+        return "conv"
+    if isinstance(module, (nn.ReLU6, nn.ReLU)) or node.target in (nn.functional.relu6, nn.functional.relu):
+        return "relu"
+    if isinstance(module, (nn.ZeroPad2d, nn.Identity)) or node.target is nn.functional.pad:
+        return "pass"
+    if getattr(node.target, "__name__", "") in ("add", "iadd"):
+        return "add"
+    what = type(module).__name__ if module is not None else node.target
+    raise ConversionError(
+        f"the trunk holds {what} at {node.name!r}; the INT8 grid knows convolutions, ReLU, ReLU6, zero padding and "
+        "additions (a batch normalisation here means that it does not follow a convolution and could not be folded)"
+    )
+
+
+def _needs_grid(node: fx.Node, kind: str, modules: dict[str, nn.Module], config: GridConfig) -> bool:
+    users = list(node.users)
+    if kind in ("pass", "output"):
+        return False
+    if kind == "conv" and len(users) == 1 and _kind(users[0], modules) == "relu":
+        return False  # the kernel applies the activation before it rounds
+    return not all(_reads_float(user, modules, config) for user in users)
+
+
+def _reads_float(user: fx.Node, modules: dict[str, nn.Module], config: GridConfig) -> bool:
+    """Whether a reader takes float anyway, so that rounding for it would be waste."""
+    if user.op == "output":
+        return False  # the head reads float, but the integer kernel before it still writes codes
+    return _kind_of_grid(user, modules) == "conv" and str(user.target) in config.float_convs
+
+
+def _kind_of_grid(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    return "grid" if str(node.target).startswith("grid_") else _kind(node, modules)
+
+
+def grids(model: ExportModel) -> dict[str, ActivationGrid]:
+    """Activation grids of a model by name, in order of execution."""
+    trunk = cast(fx.GraphModule, model.trunk)
+    found = ((str(n.target), trunk.get_submodule(str(n.target))) for n in trunk.graph.nodes if n.op == "call_module")
+    return {name: module for name, module in found if isinstance(module, ActivationGrid)}
+
+
+def grid_convs(model: ExportModel) -> dict[str, GridConv]:
+    """Rounded convolutions of a model by name, in order of execution."""
+    trunk = cast(fx.GraphModule, model.trunk)
+    found = ((str(n.target), trunk.get_submodule(str(n.target))) for n in trunk.graph.nodes if n.op == "call_module")
+    return {name: module for name, module in found if isinstance(module, GridConv)}
+
+
+def set_enabled(model: ExportModel, enabled: bool) -> None:
+    """Switch all rounding on or off."""
+    for module in model.modules():
+        if isinstance(module, (ActivationGrid, GridConv)):
+            module.enabled = enabled
+
+
+def fit_grid(model: ExportModel, crops: UInt8Array, config: GridConfig, *, batch: int = 32) -> ExportModel:
+    """Choose the INT8 grid of a model.
+
+    Args:
+        model: Folded FP32 model; not changed.
+        crops: Calibration crops, uint8 (n, S, S, 3).
+        config: How the grid is chosen.
+        batch: Crops per forward pass.
+
+    Returns:
+        A copy on the grid. Differentiable (straight-through), so it can be fine-tuned as it is.
+
+    Raises:
+        ConversionError: See :func:`insert_grid`.
+    """
+    result = insert_grid(model, config)
+    for conv in grid_convs(result).values():
+        if config.weight_range == "mse":
+            _fit_weight_scale(conv)
+    set_enabled(result, False)
+    _fit_activations(result, crops, config, batch)
+    set_enabled(result, True)
+    if config.bias_correction:
+        correct_biases(result, crops)
+    return result
+
+
+def _batches(crops: UInt8Array, batch: int) -> Iterator[Tensor]:
+    for start in range(0, len(crops), batch):
+        yield torch.from_numpy(np.ascontiguousarray(crops[start : start + batch]))
+
+
+def _fit_activations(model: ExportModel, crops: UInt8Array, config: GridConfig, batch: int) -> None:
+    samples: dict[str, list[Tensor]] = {name: [] for name in grids(model)}
+    generator = torch.Generator().manual_seed(0)
+
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        def hook(_module: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+            flat = inputs[0].detach().flatten()
+            index = torch.randint(flat.numel(), (min(_SAMPLES_PER_BATCH, flat.numel()),), generator=generator)
+            samples[name].append(torch.cat([flat[index], flat.min()[None], flat.max()[None]]))
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in grids(model).items()]
+    try:
+        with torch.no_grad():
+            for rgb in _batches(crops, batch):
+                model.features(rgb)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, module in grids(model).items():
+        values = torch.cat(samples[name])
+        low, high = float(values.min()), float(values.max())
+        if config.activation_range == "mse":
+            low, high = _least_squares_range(values, low, high)
+        module.set_range(low, high)
+
+
+def _least_squares_range(values: Tensor, low: float, high: float) -> tuple[float, float]:
+    """The shrunken ``[low, high]`` with the least squared error of rounding and clipping."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    best, best_error = (low, high), float("inf")
+    grid = ActivationGrid()
+    for step in range(_CLIP_STEPS):
+        ratio = 1.0 - step / (2 * _CLIP_STEPS)
+        grid.set_range(low * ratio, high * ratio)
+        error = float(((grid(values) - values) ** 2).mean())
+        if error < best_error:
+            best, best_error = (low * ratio, high * ratio), error
+    return best
+
+
+def _fit_weight_scale(conv: GridConv) -> None:
+    """Per channel, the scale with the least squared error of the weights."""
+    scale = cast(Tensor, conv.scale)
+    peak_scale, best = scale.clone(), scale.clone()
+    weight = conv.conv.weight.detach()
+    best_error = torch.full_like(scale, float("inf"))
+    for step in range(_CLIP_STEPS):
+        scale.copy_(peak_scale * (1.0 - step / (2 * _CLIP_STEPS)))
+        error = ((conv.rounded_weight().detach() - weight) ** 2).sum(dim=(1, 2, 3))
+        better = error < best_error
+        best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
+    scale.copy_(best)
+
+
+def correct_biases(model: ExportModel, crops: UInt8Array) -> None:
+    """Shift the bias of each convolution so that its channel means are those of the FP32 network. In place.
+
+    Both networks run side by side, node by node, so that each correction sees the ones before it.
+
+    Args:
+        model: A model on a grid; its own float weights are the reference.
+        crops: Calibration crops, uint8 (n, S, S, 3); at most 96 of them are used.
+
+    Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019,
+    section 4.2, with measured instead of computed expectations (appendix D there).
+    """
+    trunk = cast(fx.GraphModule, model.trunk)
+    step = max(1, len(crops) // _CORRECTION_CROPS)
+    with torch.no_grad():
+        x = model.input(torch.from_numpy(np.ascontiguousarray(crops[::step][:_CORRECTION_CROPS])))
+        float_values: dict[fx.Node, Tensor] = {}
+        grid_values: dict[fx.Node, Tensor] = {}
+        unread = {node: len(node.users) for node in trunk.graph.nodes}
+        for node in trunk.graph.nodes:
+            if node.op == "output":
+                break
+            if node.op == "placeholder":
+                float_values[node], grid_values[node] = x.clone(), x.clone()
+                continue
+            set_enabled(model, False)
+            float_values[node] = _run_node(trunk, node, float_values)
+            set_enabled(model, True)
+            grid_values[node] = _run_node(trunk, node, grid_values)
+            module = trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if isinstance(module, GridConv):
+                shift = (float_values[node] - grid_values[node]).mean(dim=(0, 2, 3))
+                _shift_bias(module.conv, shift)
+                grid_values[node] = grid_values[node] + shift[:, None, None]
+            for source in node.all_input_nodes:
+                unread[source] -= 1
+                if unread[source] == 0:
+                    del float_values[source], grid_values[source]
+
+
+def _run_node(trunk: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
+    arguments = fx.node.map_arg(node.args, lambda source: values[source])
+    keywords = fx.node.map_arg(node.kwargs, lambda source: values[source])
+    call = trunk.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+    return cast(Tensor, cast("Callable[..., Tensor]", call)(*arguments, **keywords))
+
+
+def _shift_bias(conv: nn.Conv2d, shift: Tensor) -> None:
+    if conv.bias is None:
+        conv.bias = nn.Parameter(shift, requires_grad=False)
+    else:
+        conv.bias.data.add_(shift)

@@ -1,0 +1,187 @@
+"""ONNX files: FP32, and INT8 as quantise-dequantise pairs from the network's INT8 grid."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from quantize.bake import weight_codes
+from quantize.errors import ConversionError
+from quantize.files import complete_file
+from quantize.grid import ActivationGrid, GridConv, grid_convs, grids
+from quantize.students import ExportModel
+
+#: Version of the operator set. 18 is what torch's exporter writes without conversion; ONNX Runtime reads it from 1.14.
+OPSET = 18
+
+
+class _QuantizePair(nn.Module):
+    """``QuantizeLinear`` and ``DequantizeLinear`` of an activation."""
+
+    def __init__(self, source: ActivationGrid) -> None:
+        super().__init__()
+        self.register_buffer("scale", cast(Tensor, source.scale).detach().clone())
+        self.register_buffer("zero_point", cast(Tensor, source.zero_point).detach().to(torch.uint8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        arguments = (cast(Tensor, self.scale), cast(Tensor, self.zero_point))
+        codes = torch.onnx.ops.symbolic("QuantizeLinear", (x, *arguments), dtype=torch.uint8, shape=x.shape)
+        return torch.onnx.ops.symbolic("DequantizeLinear", (codes, *arguments), dtype=torch.float32, shape=x.shape)
+
+
+class _CodedConv(nn.Module):
+    """Convolution whose weights and bias are stored as int8 and int32 behind ``DequantizeLinear``."""
+
+    def __init__(self, source: GridConv, input_scale: Tensor) -> None:
+        super().__init__()
+        conv, scale = source.conv, cast(Tensor, source.scale).detach()
+        self.options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.register_buffer("codes", torch.from_numpy(weight_codes(source)))
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
+        # onnxruntime fuses to an integer kernel only when the bias lies on the grid of the accumulator.
+        bias = conv.bias.detach() if conv.bias is not None else torch.zeros_like(scale)
+        self.register_buffer("bias_scale", scale * input_scale)
+        self.register_buffer("bias_codes", torch.round(bias / (scale * input_scale)).to(torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes, bias = cast(Tensor, self.codes), cast(Tensor, self.bias_codes)
+        weight = torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (codes, cast(Tensor, self.scale), cast(Tensor, self.zero_point)),
+            {"axis": 0},
+            dtype=torch.float32,
+            shape=codes.shape,
+        )
+        shift = torch.onnx.ops.symbolic(
+            "DequantizeLinear",
+            (bias, cast(Tensor, self.bias_scale)),
+            {"axis": 0},
+            dtype=torch.float32,
+            shape=bias.shape,
+        )
+        stride, padding, dilation, groups = self.options
+        return nn.functional.conv2d(
+            x,
+            weight,
+            shift,
+            cast("tuple[int, int]", stride),
+            cast("tuple[int, int]", padding),
+            cast("tuple[int, int]", dilation),
+            groups,
+        )
+
+
+def export_onnx_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
+    """Write the FP32 network.
+
+    Args:
+        model: Folded FP32 model.
+        path: ``.onnx`` file; replaced in one step.
+        size_px: Side of the input, S.
+
+    Returns:
+        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+
+    Raises:
+        ConversionError: The exporter refused the network.
+    """
+    return _export(model, path, size_px)
+
+
+def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
+    """Write a network on an INT8 grid, as quantise-dequantise pairs. The head stays in float.
+
+    Args:
+        model: As :func:`quantize.grid.fit_grid` returns it.
+        path: ``.onnx`` file; replaced in one step.
+        size_px: Side of the input, S.
+
+    Returns:
+        ``path``; inputs and outputs as for :func:`export_onnx_fp32`.
+
+    Raises:
+        ConversionError: The model is on no grid, or the exporter refused it.
+    """
+    if not grids(model):
+        raise ConversionError("export_onnx_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
+    result = copy.deepcopy(model)
+    trunk = cast(fx.GraphModule, result.trunk)
+    scales = input_scales(result)
+    replaced: list[tuple[str, nn.Module]] = [
+        (name, _CodedConv(conv, scales[name])) for name, conv in grid_convs(result).items()
+    ]
+    replaced += [(name, _QuantizePair(grid)) for name, grid in grids(result).items()]
+    for name, module in replaced:
+        trunk.set_submodule(name, module)
+    return _export(result, path, size_px)
+
+
+def input_scales(model: ExportModel) -> dict[str, Tensor]:
+    """Scale of the activation that each rounded convolution reads, looking through padding.
+
+    Raises:
+        ConversionError: A convolution reads values that are on no grid.
+    """
+    trunk = cast(fx.GraphModule, model.trunk)
+    convs, points, result = grid_convs(model), grids(model), {}
+    for node in trunk.graph.nodes:
+        if node.op != "call_module" or str(node.target) not in convs:
+            continue
+        source = node.args[0]
+        while isinstance(source, fx.Node) and str(source.target) not in points:
+            inputs = source.all_input_nodes
+            if len(inputs) != 1:
+                raise ConversionError(f"convolution {node.target} reads values that are on no INT8 grid")
+            source = inputs[0]
+        result[str(node.target)] = cast(Tensor, points[str(cast(fx.Node, source).target)].scale).detach()
+    return result
+
+
+def _export(model: nn.Module, path: Path, size_px: int) -> Path:
+    example = torch.from_numpy(np.full((2, size_px, size_px, 3), 128, np.uint8))
+    with complete_file(path) as temporary:
+        try:
+            with _quiet():
+                torch.onnx.export(
+                    model.eval(),
+                    (example,),
+                    str(temporary),
+                    dynamo=True,
+                    input_names=["rgb"],
+                    output_names=["score", "map"],
+                    opset_version=OPSET,
+                    dynamic_shapes={"rgb": {0: torch.export.Dim("n", min=1)}},
+                    external_data=False,
+                    verbose=False,
+                )
+        except Exception as error:  # the exporter raises whatever its passes raise
+            raise ConversionError(f"torch cannot write {path.name} as ONNX: {_first_line(error)}") from error
+    return path
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints progress, and warns about its own insides."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

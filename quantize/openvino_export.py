@@ -1,0 +1,89 @@
+"""OpenVINO IR: FP32."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET  # noqa: S405 - parses only what OpenVINO has just written
+
+import numpy as np
+import torch
+from torch import nn
+
+from quantize.errors import ConversionError
+from quantize.files import complete_file
+from quantize.students import ExportModel
+
+
+def export_openvino_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
+    """Write the FP32 network.
+
+    Args:
+        model: Folded FP32 model.
+        path: ``.xml`` file; the ``.bin`` is written beside it. Both are replaced.
+        size_px: Side of the input, S.
+
+    Returns:
+        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+
+    Raises:
+        ConversionError: OpenVINO refused the network.
+    """
+    return save_ir(to_openvino(model, size_px), path)
+
+
+def to_openvino(model: nn.Module, size_px: int) -> Any:
+    """Convert a model with the inputs and outputs of :class:`~quantize.students.ExportModel`.
+
+    Returns:
+        An ``openvino.Model`` with a free batch size.
+
+    Raises:
+        ConversionError: OpenVINO refused the network.
+    """
+    import openvino
+
+    example = torch.from_numpy(np.full((2, size_px, size_px, 3), 128, np.uint8))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tracing; parity measures what they warn of
+            result = openvino.convert_model(model.eval(), example_input=example, input=[-1, size_px, size_px, 3])
+    except Exception as error:  # the converter raises whatever its front end raises
+        raise ConversionError(f"OpenVINO cannot convert the network: {error}") from error
+    result.inputs[0].set_names({"rgb"})
+    for output, name in zip(result.outputs, ("score", "map"), strict=True):
+        output.set_names({name})
+    return result
+
+
+def save_ir(model: Any, path: Path) -> Path:
+    """Write an ``openvino.Model`` without what is not needed to run it.
+
+    Names of layers inside and the history of the conversion make up a third of the ``.xml`` of a small network.
+
+    Raises:
+        ConversionError: The files are incomplete.
+    """
+    import openvino
+
+    for index, node in enumerate(model.get_ordered_ops()):
+        if node.get_type_name() not in ("Parameter", "Result"):
+            node.set_friendly_name(f"n{index}")
+    with complete_file(path) as temporary:
+        openvino.save_model(model, str(temporary), compress_to_fp16=False)
+        _shrink(temporary)
+    return path
+
+
+def _shrink(path: Path) -> None:
+    tree = ET.parse(path)  # noqa: S314 - see the import
+    root = tree.getroot()
+    for tag in ("rt_info", "meta_data"):
+        for parent in root.iter():
+            for child in parent.findall(tag):
+                parent.remove(child)
+    for element in root.iter():
+        element.text = (element.text or "").strip() or None
+        element.tail = None
+    tree.write(path, encoding="utf-8", xml_declaration=True)

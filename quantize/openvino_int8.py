@@ -1,0 +1,81 @@
+"""OpenVINO IR: INT8."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from fasedge.types import UInt8Array
+from quantize.bake import with_code_convs
+from quantize.errors import CalibrationDataError, ConversionError
+from quantize.grid import grids
+from quantize.openvino_export import save_ir, to_openvino
+from quantize.students import ExportModel
+
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+
+
+def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
+    """Write a network on an INT8 grid: int8 weights, one ``FakeQuantize`` per activation grid, the head in float.
+
+    Args:
+        model: As :func:`quantize.grid.fit_grid` returns it. With 7-bit weights (its default) the file gives the same
+            on CPUs without VNNI, like NNCF's ``OverflowFix.ENABLE``.
+        path: ``.xml`` file; the ``.bin`` is written beside it.
+        size_px: Side of the input, S.
+
+    Returns:
+        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+
+    Raises:
+        ConversionError: The model is on no grid, or OpenVINO refused it.
+    """
+    if not grids(model):
+        raise ConversionError("export_openvino_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
+    return save_ir(to_openvino(with_code_convs(model), size_px), path)
+
+
+def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_px: int) -> Path:
+    """Let NNCF choose its own ranges: for comparison, and for CPUs on which only OpenVINO runs.
+
+    The scores of this file differ from those of the other engines' INT8 files more than those of
+    :func:`export_openvino_int8`, which shares their grid.
+
+    Args:
+        model: Folded FP32 model.
+        crops: Calibration crops, uint8 (n, S, S, 3).
+        path: ``.xml`` file; the ``.bin`` is written beside it.
+        size_px: Side of the input, S.
+
+    Raises:
+        CalibrationDataError: There are no crops.
+        ConversionError: NNCF refused the network.
+    """
+    import nncf
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    if len(crops) == 0:
+        raise CalibrationDataError("quantize_with_nncf needs calibration crops, got none")
+    network = to_openvino(model, size_px)
+    convolutions = [op.get_friendly_name() for op in network.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
+    previous = nncf.common.logging.logger.nncf_logger.level
+    nncf.set_log_level(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = nncf.quantize(
+                network,
+                nncf.Dataset([np.ascontiguousarray(crops[i : i + 1]) for i in range(len(crops))]),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(crops),
+                ignored_scope=nncf.IgnoredScope(names=convolutions[-1:]),  # the cosine filter
+                advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+            )
+    except Exception as error:  # NNCF raises whatever its passes raise
+        raise ConversionError(f"NNCF cannot quantise the network: {error}") from error
+    finally:
+        nncf.set_log_level(previous)
+    return save_ir(result, path)

@@ -47,7 +47,11 @@ def test_links_lead_to_files(text: str, repository: Path) -> None:
 
 
 def test_folders_of_the_map_exist(text: str, repository: Path) -> None:
-    for folder in re.findall(r"^\| `([a-z/]+/)` \|", text, flags=re.MULTILINE):
+    folders = re.findall(r"^\| `([a-z/]+/)` \|", text, flags=re.MULTILINE)
+    assert "fasedge/" in folders
+    for folder in folders:
+        if folder == "fasedge/models/" and not fasedge.list_models():
+            continue  # git keeps no empty folders
         assert (repository / folder).is_dir(), folder
 
 

@@ -161,5 +161,5 @@ def _error_tables(data: Presentations, index: IntArray, n_subjects: int, thresho
 
 def _acer(draws: IntArray, errors: IntArray, totals: IntArray) -> Float64Array:
     wrong, n = draws @ errors, draws @ totals
-    rates = np.where(n > 0, wrong / np.maximum(n, 1), -np.inf)  # a missing species never is the maximum
+    rates = wrong / np.maximum(n, 1)  # a missing species counts 0 and so never raises the maximum
     return np.asarray((rates[:, :-1].max(axis=1) + rates[:, -1]) / 2, np.float64)

@@ -122,13 +122,13 @@ def test_shipped_onnx_network_is_what_the_converter_builds() -> None:
 # --- Opening
 
 
-def test_importing_the_finders_imports_no_engine() -> None:
+def test_importing_the_finders_imports_no_engine(repository: Path) -> None:
     code = (
         "import sys, fasedge.faces; "
         "print([m for m in ('mediapipe', 'openvino', 'ai_edge_litert', 'tflite_runtime', 'onnxruntime', 'matplotlib', "
         "'torch') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

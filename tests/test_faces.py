@@ -97,6 +97,12 @@ def test_extreme_and_broken_network_outputs_are_no_faces_and_no_warnings() -> No
     np.testing.assert_allclose(found.points[0, 0], np.array([20 - 10, 4 - 10]) / 128, atol=1e-6)
 
 
+def test_without_a_score_limit_the_surest_detection_still_comes_first() -> None:
+    network = ScriptedNetwork([{600: (40, 3.0)}])
+    faces = BlazeFaceFinder(network, min_score=0.0, zoom=False).find(blank(128, 128))
+    assert [f.score for f in faces] == [pytest.approx(1 / (1 + np.exp(-3)))]
+
+
 def test_overlapping_detections_become_their_mean_weighted_by_score() -> None:
     found = blend(boxes_as_detections([(0, 0, 10, 10), (2, 0, 12, 10), (40, 40, 50, 50)], [0.6, 0.9, 0.7]))
     # The first two share 80 of 120: 2/3 > 0.3. Mean of x1: (0 * 0.6 + 2 * 0.9) / 1.5 = 1.2.

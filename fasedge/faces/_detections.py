@@ -59,7 +59,7 @@ def decode(raw_boxes: FloatArray, raw_scores: FloatArray, anchors: FloatArray, m
     clipped = np.clip(raw_scores, -SCORE_CLIP, SCORE_CLIP)
     with np.errstate(over="ignore"):  # exp(100) exceeds float32; 1 / (1 + inf) is the wanted 0
         scores = (1 / (1 + np.exp(-clipped))).astype(np.float32)
-    keep = scores >= min_score
+    keep = (scores >= min_score) & (scores > 0)  # a score of 0 would leave nothing to weigh by
     relative = raw_boxes[keep].reshape(-1, 8, 2) / np.float32(INPUT_PX)
     centers, sizes = relative[:, 0] + anchors[keep], relative[:, 1]
     points = relative + anchors[keep][:, None]
@@ -105,7 +105,7 @@ def blend(found: Detections) -> Detections:
         joins = overlaps(rest.points, rest.points[0])[0] > SAME_FACE_IOU
         joins[0] = True
         group = rest.take(joins)
-        points.append(np.average(group.points, axis=0, weights=group.scores))
+        points.append(np.average(group.points, axis=0, weights=group.scores.astype(np.float64)))
         scores.append(group.scores[0])
         rest = rest.take(~joins)
     if not points:

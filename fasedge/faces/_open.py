@@ -8,7 +8,7 @@ from fasedge.backends import ENGINES, available_engines, open_backend
 from fasedge.backends._session import install_command
 from fasedge.errors import EngineUnavailableError, InputError
 from fasedge.faces._assets import BLAZEFACE_ONNX, BLAZEFACE_TFLITE, verified_asset
-from fasedge.faces._base import FINDERS, FaceFinder
+from fasedge.faces._base import FINDERS
 from fasedge.faces._blazeface import BLAZEFACE_NAMES, BlazeFaceFinder
 from fasedge.faces._checks import check_min_score
 from fasedge.faces._mediapipe import MediaPipeFinder
@@ -24,7 +24,7 @@ def open_finder(
     min_score: float = 0.5,
     threads: int | None = None,
     zoom: bool = True,
-) -> FaceFinder:
+) -> BlazeFaceFinder | MediaPipeFinder:
     """Open a face finder.
 
     Args:

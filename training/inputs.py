@@ -49,15 +49,22 @@ class GraphInput(nn.Module):
 
     Args:
         brightness: Gain normalisation; ``None`` switches it off.
+        mean: Per-channel mean of the network's input, for RGB in [0, 1].
+        std: Per-channel divisor that goes with it.
     """
 
-    def __init__(self, brightness: BrightnessNorm | None = None) -> None:
+    def __init__(
+        self,
+        brightness: BrightnessNorm | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+    ) -> None:
         super().__init__()
         self.brightness = brightness
         # Buffers that no checkpoint stores: they are constants of the format, not weights.
         self.register_buffer("luma", torch.tensor(LUMA_WEIGHTS) / 255.0, persistent=False)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN), persistent=False)
-        self.register_buffer("inverse_std", 1.0 / torch.tensor(IMAGENET_STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("inverse_std", 1.0 / torch.tensor(std), persistent=False)
 
     def forward(self, rgb: Tensor) -> Tensor:
         """Normalise.

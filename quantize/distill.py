@@ -1,0 +1,100 @@
+"""Distillation: a small student learns the task and imitates the full-precision network.
+
+``L = (1 - alpha)·A-BCE(student map, label) + alpha·[ BCE(σ(T·c_s), σ(T·c_t)) - H(σ(T·c_t)) ]``, averaged over the
+cells of the map: the first term is the method's own pixel-wise loss, the second the Kullback-Leibler divergence to
+the teacher's softened map. With ``alpha = 0`` the student is trained without a teacher, on the same schedule.
+
+Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the softened targets; the pixel-wise
+form follows the method's map.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - the name everybody knows
+
+from quantize.errors import CheckpointMismatchError
+from quantize.students import PixelCosineStudent
+from training.build import MethodTask, build_trunk, method_settings
+from training.checkpoint import load_checkpoint, load_exactly
+from training.config import TrainConfig
+from training.inputs import GraphInput
+from training.methods.a_deeppixbis import a_bce
+
+
+class DistilTask:
+    """A student as a task of the training loop.
+
+    Args:
+        config: The student's run; ``method.trunk`` names its trunk.
+        teacher: A trained full-precision method, or ``None``.
+        alpha: Weight of the imitation, in [0, 1].
+        temperature: T: factor on the cosines before the sigmoid of both.
+    """
+
+    def __init__(
+        self, config: TrainConfig, teacher: MethodTask | None = None, *, alpha: float = 0.5, temperature: float = 4.0
+    ) -> None:
+        trunk = build_trunk(config.method)
+        self._student = PixelCosineStudent(trunk, trunk.out_channels)
+        self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
+        self._settings = replace(method_settings(config), attention=False)
+        self._teacher = teacher
+        self._alpha = alpha if teacher is not None else 0.0
+        self._temperature = temperature
+        if teacher is not None:
+            teacher.module.eval()
+            teacher.module.requires_grad_(False)
+
+    @property
+    def module(self) -> PixelCosineStudent:
+        """The student."""
+        return self._student
+
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """Task loss and imitation."""
+        cosines = self._student.cosine_map(self._input(rgb))
+        loss = a_bce(cosines, labels, self._settings).mean()
+        if self._teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = torch.sigmoid(self._temperature * self._teacher.cosines(rgb)[0])
+            entropy = F.binary_cross_entropy(wanted, wanted)
+        imitation = F.binary_cross_entropy_with_logits(self._temperature * cosines, wanted) - entropy
+        return (1 - self._alpha) * loss + self._alpha * imitation
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """Mean cosine mapped to [0, 1]; the calibrated score is made at export."""
+        return 0.5 + 0.5 * self._student.pooled(self._input(rgb))
+
+
+def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
+    """Load a trained method from its checkpoint.
+
+    Args:
+        path: Checkpoint of ``python -m training fit``.
+
+    Returns:
+        The method, and the configuration that it was trained with.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint is of another method, or carries no configuration.
+        CheckpointError: The file is missing or damaged.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        config = msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointMismatchError(f"{path} carries no configuration of a trained method ({error})") from error
+    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
+    bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
+    task = MethodTask(msgspec.structs.replace(config, method=bare))
+    load_exactly(task.module, checkpoint.tensors, what=str(path))
+    task.module.eval()
+    return task, config

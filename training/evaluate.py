@@ -1,0 +1,135 @@
+"""Evaluation of a score function on simulated sets: thresholds from dev, rates on test."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasedge import metrics
+from fasedge.types import Label
+from training.data.samples import SampleSet
+from training.errors import DataError
+
+OPERATING_POINTS = ("bpcer1", "bpcer5", "bpcer10", "apcer1", "apcer5", "eer")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoredSet:
+    """A sample set with a score for each sample.
+
+    Attributes:
+        samples: The set.
+        scores: float64 (n,), higher = bona fide.
+    """
+
+    samples: SampleSet
+    scores: NDArray[np.float64]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """int64 (n,)."""
+        return self.samples.labels
+
+    def column(self, name: str) -> list[str]:
+        """A column of the set's table, as strings."""
+        return [str(getattr(row, name)) for row in self.samples.table]
+
+
+def thresholds(dev: ScoredSet, names: Sequence[str] = OPERATING_POINTS) -> dict[str, metrics.ChosenThreshold]:
+    """Choose the thresholds of the operating points on the development set.
+
+    Raises:
+        DataError: The set is not of the development split.
+    """
+    if dev.samples.info.split != "dev":
+        raise DataError(f"thresholds are chosen on the dev split, got {dev.samples.info.split!r}")
+    species = dev.column("species")
+    return {
+        name: metrics.choose_threshold(dev.scores, dev.labels, species, name, split=dev.samples.info.split)
+        for name in names
+    }
+
+
+def auc_by(scored: ScoredSet, column: str) -> dict[str, float]:
+    """AUC within each value of a column; attacks are compared with the bona fide pictures of the same value.
+
+    For ``species`` and ``subtype``, where bona fide has no value, all bona fide pictures are compared with it.
+    """
+    values, labels = np.array(scored.column(column)), scored.labels
+    bona_fide = labels == Label.BONA_FIDE
+    shared = column in ("species", "subtype")
+    out = {}
+    for value in sorted(set(values[~bona_fide])):
+        chosen = (values == value) | (bona_fide if shared else False)
+        if len(set(labels[chosen])) == 2:
+            out[str(value)] = float(metrics.auc(scored.scores[chosen], labels[chosen]))
+    return out
+
+
+def evaluate_sets(dev: ScoredSet, test: ScoredSet) -> dict[str, object]:
+    """Everything that is reported about a model on simulated data, as plain JSON values."""
+    chosen = thresholds(dev)
+    subjects, species = test.column("identity"), test.column("species")
+    reports = {
+        name: asdict(
+            metrics.evaluate(
+                test.scores,
+                test.labels,
+                species=species,
+                subjects=subjects,
+                threshold=value,
+                split=test.samples.info.split,
+            )
+        )
+        for name, value in chosen.items()
+    }
+    return {
+        "dev_auc": float(metrics.auc(dev.scores, dev.labels)),
+        "test_auc": float(metrics.auc(test.scores, test.labels)),
+        "thresholds": {name: value.value for name, value in chosen.items()},
+        "by_source": auc_by(test, "source"),
+        "by_species": auc_by(test, "species"),
+        "by_subtype": auc_by(test, "subtype"),
+        "reports": reports,
+    }
+
+
+def write_evaluation(out: Path, test: ScoredSet, results: dict[str, object]) -> None:
+    """Write ``metrics.json`` and ``scores.csv``."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
+    with (out / "scores.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["index", "label", "species", "subtype", "source", "identity", "score"])
+        for row, score in zip(test.samples.table, test.scores, strict=True):
+            fields = [row.index, row.label, row.species, row.subtype, row.source, row.identity]
+            writer.writerow([*fields, f"{score:.6f}"])
+
+
+#: Scalars that must not tell the classes apart: a model could lean on them instead of on the attack.
+def confounds(samples: SampleSet) -> dict[str, float]:
+    """AUC of single scalars of the face region, each in the direction in which it separates better.
+
+    Returns:
+        ``brightness``, ``sharpness`` (variance of the Laplacian), ``saturation``, ``red_blue``: AUC in [0.5, 1].
+    """
+    import cv2
+
+    names = ("brightness", "sharpness", "saturation", "red_blue")
+    values = np.empty((len(samples), len(names)))
+    for i, row in enumerate(samples.table):
+        x1, y1, x2, y2 = (round(v) for v in row.box_xyxy)
+        face = samples.picture(i)[max(0, y1) : y2, max(0, x1) : x2]
+        grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
+        spread = face.max(2).astype(float) - face.min(2)
+        mean = face.reshape(-1, 3).mean(0)
+        values[i] = grey.mean(), cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1)
+    labels = samples.labels
+    found = {name: float(metrics.auc(values[:, k], labels)) for k, name in enumerate(names)}
+    return {name: max(auc, 1 - auc) for name, auc in found.items()}

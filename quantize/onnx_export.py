@@ -165,9 +165,24 @@ def _export(model: nn.Module, path: Path, size_px: int) -> Path:
                     external_data=False,
                     verbose=False,
                 )
+            _strip(temporary)
         except Exception as error:  # the exporter raises whatever its passes raise
             raise ConversionError(f"torch cannot write {path.name} as ONNX: {_first_line(error)}") from error
     return path
+
+
+def _strip(path: Path) -> None:
+    """Take out what the exporter notes about the source code: a third of the file, with paths of this machine."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        for field in ("metadata_props", "doc_string"):
+            item.ClearField(field)
+    graph.ClearField("value_info")
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
 
 
 @contextmanager

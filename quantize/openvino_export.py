@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET  # noqa: S405 - parses only what OpenVINO has just written
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ def save_ir(model: Any, path: Path) -> Path:
 
 
 def _shrink(path: Path) -> None:
-    tree = ET.parse(path)  # noqa: S314 - see the import
+    tree = ET.parse(path)  # noqa: S314 - OpenVINO has just written it
     root = tree.getroot()
     for tag in ("rt_info", "meta_data"):
         for parent in root.iter():

@@ -130,7 +130,7 @@ def _tensors(source: Path, sample: UInt8Array) -> list[_Tensor]:
     interpreter.invoke()
     names = {int(item["index"]): str(item["name"]) for item in interpreter.get_tensor_details()}
     result = []
-    for operation in interpreter._get_ops_details():  # noqa: SLF001 - there is no public list of operations
+    for operation in interpreter._get_ops_details():  # there is no public list of operations
         for index in operation["outputs"]:
             values = interpreter.get_tensor(index)
             if values.ndim == 4 and values.dtype == np.float32:

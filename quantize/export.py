@@ -1,0 +1,181 @@
+"""From a trained student to the artefacts of all engines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from fasedge.cards import EngineName, Precision
+from fasedge.types import UInt8Array
+from quantize.errors import CheckpointMismatchError, ConversionError
+from quantize.students import ExportModel, PixelCosineStudent, Platt, load_student
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
+
+#: Engine to the suffix of its file.
+SUFFIXES: dict[EngineName, str] = {"openvino": ".xml", "litert": ".tflite", "onnxruntime": ".onnx"}
+#: Largest INT8 artefact that is published, all files of one engine together.
+MAX_INT8_BYTES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """A file for one engine at one precision.
+
+    Attributes:
+        engine: Engine that reads it.
+        precision: ``fp32`` or ``int8``.
+        path: The file to load; OpenVINO's ``.bin`` lies beside it.
+    """
+
+    engine: EngineName
+    precision: Precision
+    path: Path
+
+    @property
+    def companions(self) -> tuple[Path, ...]:
+        """Files that are loaded along with it."""
+        return (self.path.with_suffix(".bin"),) if self.engine == "openvino" else ()
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(item.stat().st_size for item in (self.path, *self.companions))
+
+    @property
+    def name(self) -> str:
+        """``engine/precision``, for messages."""
+        return f"{self.engine}/{self.precision}"
+
+
+def artefact(folder: Path, engine: EngineName, precision: Precision) -> Artefact:
+    """Where an artefact lies, whether or not it has been written."""
+    return Artefact(engine, precision, folder / f"{precision}{SUFFIXES[engine]}")
+
+
+def artefacts(folder: Path, precisions: tuple[Precision, ...] = ("fp32", "int8")) -> list[Artefact]:
+    """All artefacts of a folder, complete or not at all.
+
+    Raises:
+        ConversionError: A file is missing or empty: an export did not finish.
+    """
+    found = [artefact(folder, engine, precision) for precision in precisions for engine in SUFFIXES]
+    for item in found:
+        for path in (item.path, *item.companions):
+            if not path.is_file() or path.stat().st_size == 0:
+                raise ConversionError(
+                    f"{path} is missing or empty: the export of {item.name} did not finish; "
+                    "run `python -m quantize export` and `int8` again"
+                )
+    return found
+
+
+class CalibrationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``calibration.json``: how the score is made from the mean cosine.
+
+    Attributes:
+        scale: See :class:`quantize.students.Platt`.
+        bias: Likewise.
+        fitted_on: In words: which samples.
+    """
+
+    scale: float
+    bias: float
+    fitted_on: str
+
+    def platt(self) -> Platt:
+        """The calibration itself."""
+        return Platt(self.scale, self.bias)
+
+
+def read_calibration(path: Path) -> CalibrationFile:
+    """Read ``calibration.json``.
+
+    Raises:
+        CheckpointMismatchError: It is missing or malformed.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=CalibrationFile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointMismatchError(
+            f"{path} is no calibration ({error}); expected JSON with scale, bias and fitted_on"
+        ) from error
+
+
+def load_trained(path: Path) -> tuple[PixelCosineStudent, TrainConfig]:
+    """Load a trained student with the configuration that it was trained with.
+
+    Args:
+        path: Checkpoint of a distillation run.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint carries no configuration, or is of another method or trunk.
+        CheckpointError: The file is missing or damaged (see ``training.checkpoint``).
+    """
+    from training.build import build_trunk
+    from training.checkpoint import load_checkpoint
+    from training.config import TrainConfig
+
+    checkpoint = load_checkpoint(path)
+    try:
+        config = msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointMismatchError(f"{path} carries no configuration of a student ({error})") from error
+    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
+    trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
+    return load_student(PixelCosineStudent(trunk, trunk.out_channels), checkpoint.tensors), config
+
+
+def export_fp32(model: ExportModel, folder: Path, size_px: int) -> list[Artefact]:
+    """Write the FP32 network for all engines.
+
+    Args:
+        model: Folded FP32 model.
+        folder: Made if missing; files of the same names are replaced.
+        size_px: Side of the input.
+
+    Raises:
+        ConversionError: A converter refused the network.
+    """
+    from quantize.onnx_export import export_onnx_fp32
+    from quantize.openvino_export import export_openvino_fp32
+    from quantize.tflite_export import export_tflite_fp32
+
+    export_openvino_fp32(model, artefact(folder, "openvino", "fp32").path, size_px)
+    export_onnx_fp32(model, artefact(folder, "onnxruntime", "fp32").path, size_px)
+    export_tflite_fp32(model, artefact(folder, "litert", "fp32").path, size_px)
+    return artefacts(folder, ("fp32",))
+
+
+def export_int8(model: ExportModel, folder: Path, size_px: int, sample: UInt8Array) -> list[Artefact]:
+    """Write a network on an INT8 grid for all engines.
+
+    Args:
+        model: As :func:`quantize.grid.fit_grid` returns it.
+        folder: Made if missing; files of the same names are replaced.
+        size_px: Side of the input.
+        sample: One crop, uint8 (1, S, S, 3).
+
+    Raises:
+        ConversionError: A converter refused the network, or an artefact is larger than :data:`MAX_INT8_BYTES`.
+    """
+    from quantize.onnx_export import export_onnx_int8
+    from quantize.openvino_int8 import export_openvino_int8
+    from quantize.tflite_int8 import export_tflite_int8
+
+    export_openvino_int8(model, artefact(folder, "openvino", "int8").path, size_px)
+    export_onnx_int8(model, artefact(folder, "onnxruntime", "int8").path, size_px)
+    export_tflite_int8(model, artefact(folder, "litert", "int8").path, size_px, sample)
+    written = artefacts(folder, ("int8",))
+    for item in written:
+        if item.bytes > MAX_INT8_BYTES:
+            raise ConversionError(
+                f"{item.name} has {item.bytes:,} bytes, more than the {MAX_INT8_BYTES:,} allowed; "
+                "keep fewer convolutions in float"
+            )
+    return written

@@ -1,0 +1,279 @@
+"""How far each artefact is from the FP32 network, on the same pictures, through the engines that users run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from fasedge import metrics
+from fasedge.backends import open_backend
+from fasedge.cards import ParityRecord, sha256_of
+from fasedge.types import FloatArray, UInt8Array
+from quantize.errors import ParityError
+from quantize.export import Artefact
+from quantize.students import ExportModel
+
+PARITY_NAME = "parity.json"
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an artefact may differ by.
+
+    Attributes:
+        flips_percent: Decisions that change against FP32, in per cent of the pictures.
+        acer_points: Rise or fall of the ACER, in percentage points.
+        cross_engine: Largest difference of a score between two engines at the same precision.
+        fp32_score: Largest difference of a score between an FP32 artefact and torch.
+    """
+
+    flips_percent: float = 0.5
+    acer_points: float = 0.3
+    cross_engine: float = 0.02
+    fp32_score: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Presentations:
+    """Pictures with ground truth.
+
+    Attributes:
+        crops: uint8 (n, S, S, 3), red first.
+        labels: int (n,), 1 bona fide, 0 attack.
+        species: PAI species of each picture; of bona fide ones anything.
+        threshold: ``score >= threshold`` is bona fide.
+    """
+
+    crops: UInt8Array
+    labels: NDArray[np.int64]
+    species: Sequence[str]
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArtefactParity:
+    """What was found about one artefact.
+
+    Attributes:
+        artefact: Which.
+        record: As it goes into the card.
+        score_abs_diff_mean: Mean difference of the scores.
+        apcer_change_points: PAI species to the change of its APCER in percentage points.
+        scores: float32 (n,).
+    """
+
+    artefact: Artefact
+    record: ParityRecord
+    score_abs_diff_mean: float
+    apcer_change_points: Mapping[str, float] = field(repr=False)
+    scores: FloatArray = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """What was found about all artefacts.
+
+    Attributes:
+        results: One per artefact.
+        cross_engine: ``(artefact, artefact)`` of the same precision to the largest difference of a score.
+    """
+
+    results: tuple[ArtefactParity, ...]
+    cross_engine: Mapping[tuple[str, str], float]
+
+    def check(self, limits: Limits | None = None) -> None:
+        """Hold every figure against its limit.
+
+        Raises:
+            ParityError: Artefacts exceed limits; the message names each with its figure.
+        """
+        limits = limits or Limits()
+        found = [line for result in self.results for line in _excesses(result, limits)]
+        found += [
+            f"{a} and {b} differ by up to {value:.4f} (limit {limits.cross_engine})"
+            for (a, b), value in self.cross_engine.items()
+            if not value <= limits.cross_engine
+        ]
+        if found:
+            raise ParityError(
+                f"{'; '.join(found)}. Nothing was published; keep more of the network in float, calibrate on more "
+                "pictures or fine-tune on the grid"
+            )
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(*_COLUMNS)
+        for result in self.results:
+            table.add_row(*_cells(result))
+        return table
+
+    def markdown(self) -> str:
+        """For documents."""
+        lines = [_COLUMNS, ["---"] * len(_COLUMNS), *(_cells(result) for result in self.results)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+_COLUMNS = ["artefact", "n", "mean", "p99", "max", "AUC", "ACER points", "flips %", "worst APCER change", "kB"]
+
+
+def _cells(result: ArtefactParity) -> list[str]:
+    record, change = result.record, result.apcer_change_points
+    worst = max(change, key=lambda name: abs(change[name])) if change else ""
+    return [
+        result.artefact.name,
+        str(record.n),
+        f"{result.score_abs_diff_mean:.4f}",
+        f"{record.score_abs_diff_p99:.4f}",
+        f"{record.score_abs_diff_max:.4f}",
+        f"{record.auc:.4f} ({record.auc - record.auc_reference:+.4f})",
+        f"{record.acer_points:.2f} ({record.acer_points - record.acer_points_reference:+.2f})",
+        f"{record.decision_flips_percent:.2f}",
+        f"{worst} {change[worst]:+.2f}" if worst else "",
+        f"{result.artefact.bytes / 1000:.0f}",
+    ]
+
+
+def _excesses(result: ArtefactParity, limits: Limits) -> list[str]:
+    record, name = result.record, result.artefact.name
+    figures = [
+        ("decision flips", record.decision_flips_percent, limits.flips_percent, "%"),
+        ("change of ACER", abs(record.acer_points - record.acer_points_reference), limits.acer_points, " points"),
+    ]
+    if record.precision == "fp32":
+        figures.append(("difference of a score", record.score_abs_diff_max, limits.fp32_score, ""))
+    # `not <=` also catches NaN.
+    return [
+        f"{name}: {what} {value:.4g}{unit} (limit {limit})"
+        for what, value, limit, unit in figures
+        if not value <= limit
+    ]
+
+
+def reference_scores(model: ExportModel, crops: UInt8Array) -> FloatArray:
+    """Scores of the torch FP32 network, float32 (n,)."""
+    with torch.inference_mode():
+        parts = [
+            model(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH])))[0]
+            for i in range(0, len(crops), _BATCH)
+        ]
+    return np.asarray(torch.cat(parts).numpy(), np.float32)
+
+
+def artefact_scores(item: Artefact, crops: UInt8Array, *, threads: int | None = None) -> FloatArray:
+    """Scores of an artefact in its engine, float32 (n,).
+
+    Raises:
+        EngineError: The engine cannot load or run it.
+    """
+    with closing(open_backend(item.engine, item.path, threads=threads)) as backend:
+        parts = [
+            backend.infer({"rgb": np.ascontiguousarray(crops[i : i + _BATCH])})["score"]
+            for i in range(0, len(crops), _BATCH)
+        ]
+    return np.concatenate(parts).astype(np.float32).reshape(len(crops))
+
+
+def measure(
+    items: Sequence[Artefact], reference: FloatArray, data: Presentations, *, threads: int | None = None
+) -> ParityReport:
+    """Score every artefact and compare.
+
+    Args:
+        items: Artefacts.
+        reference: As :func:`reference_scores`, on the same crops.
+        data: The pictures; not those of calibration.
+        threads: For the engines.
+
+    Raises:
+        ParityError: There are no pictures or no artefacts, or the lengths do not fit.
+        EngineError: An engine cannot load or run an artefact.
+        MetricError: A class is missing.
+    """
+    n = len(data.crops)
+    if not items or not n == len(reference) == len(data.labels) == len(data.species) > 0:
+        raise ParityError(
+            f"parity needs artefacts and one score, label and species per picture; got {len(items)} artefacts, "
+            f"{n} pictures, {len(reference)} scores, {len(data.labels)} labels, {len(data.species)} species"
+        )
+    results = tuple(
+        compare(item, artefact_scores(item, data.crops, threads=threads), reference, data) for item in items
+    )
+    pairs = combinations(results, 2)
+    cross = {
+        (a.artefact.name, b.artefact.name): float(np.abs(a.scores - b.scores).max())
+        for a, b in pairs
+        if a.artefact.precision == b.artefact.precision
+    }
+    return ParityReport(results, cross)
+
+
+def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Presentations) -> ArtefactParity:
+    """Figures of one artefact from its scores.
+
+    Raises:
+        MetricError: A class is missing, or a score is NaN.
+    """
+    difference = np.abs(scores.astype(np.float64) - reference)
+    flips = (scores >= data.threshold) != (reference >= data.threshold)
+    species = list(data.species)
+    before, after = (
+        metrics.apcer(s, data.labels, species, threshold=data.threshold).per_species for s in (reference, scores)
+    )
+    record = ParityRecord(
+        engine=item.engine,
+        precision=item.precision,
+        n=len(scores),
+        score_abs_diff_p99=float(np.quantile(difference, 0.99)),
+        score_abs_diff_max=float(difference.max()),
+        auc=float(metrics.auc(scores, data.labels)),
+        auc_reference=float(metrics.auc(reference, data.labels)),
+        acer_points=100 * float(metrics.acer(scores, data.labels, species, threshold=data.threshold)),
+        acer_points_reference=100 * float(metrics.acer(reference, data.labels, species, threshold=data.threshold)),
+        decision_flips_percent=100 * float(flips.mean()),
+    )
+    change = {name: 100 * (after[name].value - before[name].value) for name in before}
+    return ArtefactParity(item, record, float(difference.mean()), change, scores)
+
+
+class ParityFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``parity.json`` beside the artefacts: figures, and the hashes of the files that they hold for."""
+
+    sha256: dict[str, str]
+    records: tuple[ParityRecord, ...]
+
+
+def write_parity(folder: Path, report: ParityReport) -> Path:
+    """Write ``parity.json``; call it only after :meth:`ParityReport.check`."""
+    hashes = {path.name: sha256_of(path) for r in report.results for path in (r.artefact.path, *r.artefact.companions)}
+    path = folder / PARITY_NAME
+    content = ParityFile(sha256=hashes, records=tuple(r.record for r in report.results))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    return path
+
+
+def read_parity(folder: Path, items: Sequence[Artefact]) -> tuple[ParityRecord, ...]:
+    """Read ``parity.json`` and make sure that it is about these files.
+
+    Raises:
+        ParityError: It is missing or malformed, or a file has changed since.
+    """
+    path = folder / PARITY_NAME
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=ParityFile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ParityError(f"{path} is missing or malformed ({error}); run `python -m quantize parity`") from error
+    for item in items:
+        for file in (item.path, *item.companions):
+            if content.sha256.get(file.name) != sha256_of(file):
+                raise ParityError(f"{item.name}: {file.name} is not the file that {path.name} is about; measure again")
+    return content.records

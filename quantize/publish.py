@@ -1,0 +1,219 @@
+"""From artefacts and facts to a model folder inside the package: all or nothing."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from fasedge.cards import (
+    CARD_NAME,
+    Calibration,
+    Evaluation,
+    FileCard,
+    GoldenVectors,
+    InputCard,
+    ModelCard,
+    OperatingPoint,
+    OutputCard,
+    ParityRecord,
+    Source,
+    TrainingData,
+    dump_card,
+    load_card,
+    models_folder,
+    sha256_of,
+    verified_model_path,
+)
+from fasedge.errors import FasEdgeError
+from fasedge.preprocess import InputSpec
+from fasedge.selftest import run_selftest
+from fasedge.types import UInt8Array
+from quantize.errors import PublishError
+from quantize.export import Artefact, CalibrationFile, artefacts
+from quantize.parity import read_parity
+from quantize.students import ExportModel
+
+GOLDEN_NAME = "golden.npz"
+#: Largest difference of a score that a device may show: INT8 against FP32, with room for other processors.
+DEFAULT_TOLERANCE = 0.05
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``facts.json``: what the artefacts themselves cannot tell. Written by the evaluation, never by hand.
+
+    The fields are those of :class:`fasedge.cards.ModelCard`.
+    """
+
+    id: str
+    version: str
+    summary: str
+    licence: str
+    source: Source
+    operating_points: tuple[OperatingPoint, ...]
+    default_operating_point: str
+    training_data: tuple[TrainingData, ...]
+    evaluation: tuple[Evaluation, ...]
+    intended_use: str
+    limitations: tuple[str, ...]
+    provenance: dict[str, str] = {}
+
+
+def read_facts(path: Path) -> Facts:
+    """Read ``facts.json``.
+
+    Raises:
+        PublishError: It is missing or malformed.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Facts)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise PublishError(f"{path} are no facts about a model: {error}") from error
+
+
+def publish(
+    model: ExportModel,
+    folder: Path,
+    facts: Facts,
+    *,
+    spec: InputSpec,
+    calibration: CalibrationFile,
+    golden_rgb: UInt8Array,
+    tolerance: float = DEFAULT_TOLERANCE,
+    models: Path | None = None,
+) -> Path:
+    """Put a model folder together, load everything back, and only then make it visible.
+
+    Args:
+        model: The FP32 network; gives the golden outputs.
+        folder: Artefacts and ``parity.json``.
+        facts: See :class:`Facts`.
+        spec: The network's input.
+        calibration: As built into the graph.
+        golden_rgb: uint8 (n, S, S, 3): pictures that may be published.
+        tolerance: Of the self-test.
+        models: Where model folders lie; default: inside the package.
+
+    Returns:
+        The published folder.
+
+    Raises:
+        PublishError: The new folder cannot be made, or an artefact fails its self-test. An earlier one is untouched.
+        ConversionError: An artefact is missing.
+        ParityError: ``parity.json`` is missing or about other files.
+    """
+    models = models or models_folder()
+    items = artefacts(folder)
+    records = read_parity(folder, items)
+    _check_calibration(model, calibration)
+    models.mkdir(parents=True, exist_ok=True)
+    # One level deeper than a model folder, so that an unfinished one is never listed.
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=models))
+    try:
+        fresh = staging / facts.id
+        fresh.mkdir()
+        parts = _Parts(facts, records, spec, calibration, tuple(_copy(item, fresh, facts.id) for item in items))
+        card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
+        (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
+        _verify(fresh, card)
+        _swap(fresh, models / facts.id, staging)
+    except (FasEdgeError, OSError) as error:
+        raise PublishError(
+            f"model {facts.id!r} was not published, what was there before is unchanged: {error}"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return models / facts.id
+
+
+def _check_calibration(model: ExportModel, calibration: CalibrationFile) -> None:
+    if model.platt != calibration.platt():
+        raise PublishError(
+            f"the card would state another calibration ({calibration.platt()}) than the graph has ({model.platt})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    facts: Facts
+    records: tuple[ParityRecord, ...]
+    spec: InputSpec
+    calibration: CalibrationFile
+    files: tuple[FileCard, ...]
+
+
+def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
+    facts, spec, calibration = parts.facts, parts.spec, parts.calibration
+    return ModelCard(
+        schema_version=1,
+        inputs=(InputCard(name=spec.name, size_px=spec.size_px, crop_scale=spec.crop_scale),),
+        outputs=(
+            OutputCard(name="score", shape=(1,), meaning="calibrated mean cosine; higher = more surely bona fide"),
+            OutputCard(name="map", shape=(map_side, map_side), meaning="calibrated cosine per cell of the crop"),
+        ),
+        files=parts.files,
+        calibration=Calibration(
+            kind="platt", scale=calibration.scale, bias=calibration.bias, fitted_on=calibration.fitted_on
+        ),
+        parity=parts.records,
+        golden=golden,
+        **{name: getattr(facts, name) for name in facts.__struct_fields__},
+    )
+
+
+def _copy(item: Artefact, folder: Path, model_id: str) -> FileCard:
+    companions: dict[str, str] = {}
+    for source in (item.path, *item.companions):
+        target = folder / f"{model_id}-{source.name}"
+        shutil.copyfile(source, target)
+        if source != item.path:
+            companions[target.name] = sha256_of(target)
+    main = folder / f"{model_id}-{item.path.name}"
+    return FileCard(
+        engine=item.engine,
+        precision=item.precision,
+        path=main.name,
+        sha256=sha256_of(main),
+        bytes=item.bytes,
+        companions=companions,
+    )
+
+
+def _write_golden(folder: Path, model: ExportModel, rgb: UInt8Array, tolerance: float) -> tuple[GoldenVectors, int]:
+    if rgb.ndim != 4 or len(rgb) == 0 or rgb.dtype != np.uint8:
+        raise PublishError(f"golden vectors need uint8 (n, S, S, 3) with n >= 1, got {rgb.dtype} {rgb.shape}")
+    with torch.inference_mode():
+        score, score_map = (out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy())))
+    path = folder / GOLDEN_NAME
+    np.savez_compressed(path, rgb=rgb, score=score, map=score_map)
+    golden = GoldenVectors(path=path.name, sha256=sha256_of(path), n=len(rgb), tolerance=tolerance)
+    return golden, int(score_map.shape[1])
+
+
+def _verify(folder: Path, card: ModelCard) -> None:
+    """Load everything back as a user's device would."""
+    read = load_card(folder)
+    if read != card:
+        raise PublishError("the card reads back differently from how it was written")
+    for item in read.files:
+        verified_model_path(folder, item)
+        run_selftest(folder, item.engine, item.precision).raise_for_failure()
+
+
+def _swap(fresh: Path, target: Path, staging: Path) -> None:
+    """Rename the new folder into place; put the old one back if that fails."""
+    old = staging / f"old-{secrets.token_hex(4)}"
+    if target.exists():
+        target.replace(old)
+    try:
+        fresh.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise

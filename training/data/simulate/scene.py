@@ -24,20 +24,21 @@ TILE_PX = 320
 FACE_HALF = 1 / TILE_SCALE
 
 
-def build_tiles(pictures: Sequence[FacePicture], cache: Path) -> UInt8Array:
+def build_tiles(pictures: Sequence[FacePicture], cache: Path, *, tile_px: int = TILE_PX) -> UInt8Array:
     """Cut a tile round each face, once; later calls map the file that the first one wrote.
 
     Args:
         pictures: The pictures, in the order of the tiles.
-        cache: ``.npy`` file to write or map; it is written anew when its length differs.
+        cache: ``.npy`` file to write or map; it is written anew when its shape differs.
+        tile_px: Side of a tile in pixels.
 
     Returns:
-        uint8 (n, TILE_PX, TILE_PX, 3), red first, memory-mapped.
+        uint8 (n, tile_px, tile_px, 3), red first, memory-mapped.
 
     Raises:
         DataError: A picture cannot be read.
     """
-    shape = (len(pictures), TILE_PX, TILE_PX, 3)
+    shape = (len(pictures), tile_px, tile_px, 3)
     if cache.is_file():
         tiles = np.load(cache, mmap_mode="r", allow_pickle=False)
         if tiles.shape == shape:
@@ -45,7 +46,7 @@ def build_tiles(pictures: Sequence[FacePicture], cache: Path) -> UInt8Array:
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_suffix(".partial")
     out = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-    spec = InputSpec(size_px=TILE_PX, crop_scale=TILE_SCALE)
+    spec = InputSpec(size_px=tile_px, crop_scale=TILE_SCALE)
     for i, picture in enumerate(pictures):
         out[i] = crop_face(picture.read(), picture.box, spec)
     out.flush()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ class Sample:
     """One simulated presentation.
 
     Attributes:
-        picture: uint8 (PICTURE_PX, PICTURE_PX, 3), red first, about twice as wide as the face.
+        picture: uint8 (P, P, 3), P the simulator's ``picture_px``, red first, about twice as wide as the face.
         box_xyxy: Face box in the picture, pixels.
         label: 1 bona fide, 0 attack.
         species: PAI species, or ``bona_fide``.
@@ -53,13 +53,16 @@ class Simulator:
 
     Args:
         pictures: The face pictures of one split.
-        tiles: Their tiles, uint8 (n, TILE_PX, TILE_PX, 3), see :func:`training.data.simulate.scene.build_tiles`.
+        tiles: Their tiles, uint8 (n, T, T, 3), see :func:`training.data.simulate.scene.build_tiles`; ``T`` should grow
+            with ``picture_px``.
         backgrounds: Rooms without people, uint8 (m, h, w, 3).
         seed: Seed of the set.
         bona_fide_share: Share of bona fide presentations.
+        picture_px: Side of the pictures in pixels.
+        sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn.
 
     Raises:
-        DataError: Lists of different lengths, or nothing to draw from.
+        DataError: Lists of different lengths, nothing to draw from, or a sensor with half a Bayer cell.
     """
 
     def __init__(
@@ -70,17 +73,23 @@ class Simulator:
         *,
         seed: int,
         bona_fide_share: float = 0.5,
+        picture_px: int = PICTURE_PX,
+        sensors_px: Mapping[str, float] = SENSORS_PX,
     ) -> None:
         if not pictures or len(pictures) != len(tiles) or not len(backgrounds):
             raise DataError(
                 f"the simulator needs a tile per picture and a background: {len(pictures)} pictures, "
                 f"{len(tiles)} tiles, {len(backgrounds)} backgrounds"
             )
+        if not sensors_px or any(int(px) < 2 or int(px) % 2 for px in sensors_px):
+            raise DataError(f"a sensor needs an even number of pixels along its side, got {', '.join(sensors_px)}")
         self.pictures = tuple(pictures)
         self._tiles = tiles
         self._backgrounds = backgrounds
         self._seed = seed
         self._share = bona_fide_share
+        self._picture_px = picture_px
+        self._sensors_px = dict(sensors_px)
         by_source: dict[str, list[int]] = defaultdict(list)
         for i, picture in enumerate(pictures):
             by_source[picture.source].append(i)
@@ -97,7 +106,7 @@ class Simulator:
         d.integer("picture", 0, 1 << 30)
         d.values["picture"] = self._by_source[source][int(d.values["picture"]) % len(self._by_source[source])]
         d.integer("background", 0, len(self._backgrounds))
-        d.choice("sensor_px", list(SENSORS_PX), list(SENSORS_PX.values()))
+        d.choice("sensor_px", list(self._sensors_px), list(self._sensors_px.values()))
         light.draw_room_light(d)
         camera.draw_camera(d)
         compose.draw_truncation(d)
@@ -133,7 +142,17 @@ class Simulator:
         Returns:
             The samples, in the order of ``indices``.
         """
-        draws = [self.draw(i) for i in indices]
+        return self.render([self.draw(i) for i in indices])
+
+    def render(self, draws: Sequence[Draws]) -> list[Sample]:
+        """Make samples from parameters, drawn by :meth:`draw` or altered since.
+
+        Args:
+            draws: Parameters of each sample; their noise generators move on, so each is good for one picture.
+
+        Returns:
+            The samples, in the order of ``draws``.
+        """
         groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for place, d in enumerate(draws):
             species = BONA_FIDE if d.values["bona_fide"] else str(d.values["species"])
@@ -153,12 +172,12 @@ class Simulator:
         radiance = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species](
             tiles, plane, px, draws
         )
-        pictures = camera.capture(radiance, draws, PICTURE_PX)
+        pictures = camera.capture(radiance, draws, self._picture_px)
         pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
         return [
             Sample(
                 picture=pictures[i],
-                box_xyxy=compose.face_box(matrices[i], PICTURE_PX),
+                box_xyxy=compose.face_box(matrices[i], self._picture_px),
                 label=int(species == BONA_FIDE),
                 species=species,
                 subtype=str(d.values.get("subtype", BONA_FIDE)),

@@ -6,22 +6,37 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import numpy as np
+import torch
 import typer
 from rich.console import Console
 
-from fasedge.cards import models_folder
+from fasedge.cards import models_folder, sha256_of
 from fasedge.errors import FasEdgeError
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.errors import ParityError
+from quantize.distill import DistilTask, load_task, load_teacher
+from quantize.errors import CalibrationDataError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
+from quantize.facts import (
+    as_scored,
+    golden_indices,
+    make_facts,
+    operating_points,
+    read_evaluations,
+    simulated_evaluation,
+)
 from quantize.grid import GridConfig, fit_grid
-from quantize.parity import Presentations, measure, reference_scores, write_parity
+from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
+from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.students import ExportModel
-from training.config import TrainConfig
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig, load_config
+from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
 from training.errors import TrainingError
+from training.loop import Trainer, score_set
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Turn a trained student into models for the engines of the SDK."
@@ -41,6 +56,103 @@ FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written 
 GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, 3): crops that may be published.")]
 ModelsOption = Annotated[Path | None, typer.Option("--models", help="Default: inside the package.")]
 ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a score in the self-test.")]
+
+
+DevOption = Annotated[Path, typer.Option("--dev", help="Sample set of the dev split.")]
+DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
+
+
+@app.command()
+def distil(
+    config: Annotated[Path, typer.Argument(help="TOML file of the student, e.g. quantize/student.toml.")],
+    *,
+    train: TrainOption,
+    dev: DevOption,
+    out: Annotated[Path, typer.Option(help="Folder of checkpoints and history; a run in it is resumed.")],
+    teacher: Annotated[
+        Path | None, typer.Option(help="Checkpoint of a full-precision method; none: no teacher.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Weight of the imitation, 0 to 1.")] = 0.5,
+) -> None:
+    """Train the student, with or without a teacher."""
+    settings = load_config(config)
+    torch.manual_seed(settings.seed)
+    master = None if teacher is None else load_teacher(teacher)[0]
+    task = DistilTask(settings, master, alpha=alpha)
+    for record in Trainer(task, settings, SampleSet.load(train), SampleSet.load(dev), out).run():
+        console.print(record.line())
+
+
+@app.command()
+def calibrate(
+    *,
+    checkpoint: CheckpointOption,
+    dev: DevOption,
+    calibration: CalibrationOption,
+) -> None:
+    """Fit the score to the dev set and write calibration.json."""
+    task, config = load_task(checkpoint)
+    samples = SampleSet.load(dev)
+    if samples.info.split != "dev":
+        raise CalibrationDataError(f"the score is calibrated on the dev split, got {samples.info.split!r}")
+    cosines = 2 * score_set(task.score, task.module, samples, config) - 1
+    platt = fit_platt(cosines, samples.labels)
+    file = CalibrationFile(
+        scale=platt.scale, bias=platt.bias, fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}"
+    )
+    calibration.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    console.print(f"score = sigmoid({platt.scale:.4f} * cosine {platt.bias:+.4f})")
+
+
+@app.command("facts")
+def facts_command(
+    *,
+    checkpoint: CheckpointOption,
+    calibration: CalibrationOption,
+    out: FolderOption,
+    dev: DevOption,
+    test: TestOption,
+    facts: FactsOption,
+    golden: GoldenOption,
+    data: DataOption = None,
+    evaluation: Annotated[
+        list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
+) -> None:
+    """Measure operating points and rates at both precisions, and choose the golden pictures."""
+    model, config, _ = _model(checkpoint, calibration)
+    folder, spec = data_folder(data), config.input.spec()
+    sets = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
+    crops = {name: samples.crops(range(len(samples)), spec) for name, samples in sets.items()}
+    points, results = [], []
+    quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
+    for precision in ("fp32", "int8"):
+        scored = {}
+        for name, pictures in crops.items():
+            scores = reference_scores(model, pictures) if precision == "fp32" else artefact_scores(quantized, pictures)
+            scored[name] = as_scored(sets[name], scores)
+        points += operating_points(scored["dev"], scored["test"], precision)
+        results.append(simulated_evaluation(scored["test"], precision))
+    record = load_checkpoint(checkpoint).metadata
+    provenance = {
+        "train_seed": str(config.seed),
+        "epoch": str(record.get("epoch")),
+        "checkpoint_sha256": sha256_of(checkpoint),
+        "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
+    }
+    file = make_facts(
+        data=folder,
+        points=points,
+        evaluation=[*results, *read_evaluations(evaluation or [])],
+        version=version,
+        provenance=provenance,
+    )
+    facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    licences = {picture.key: picture.licence for picture in read_manifest(folder)}
+    np.save(golden, sets["test"].crops(golden_indices(sets["test"], licences), spec), allow_pickle=False)
+    chosen = next(p for p in points if (p.name, p.precision) == (file.default_operating_point, "fp32"))
+    console.print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
 def _model(checkpoint: Path, calibration: Path) -> tuple[ExportModel, TrainConfig, CalibrationFile]:
@@ -97,6 +209,7 @@ def parity(
 
 @app.command("publish")
 def publish_command(
+    *,
     checkpoint: CheckpointOption,
     calibration: CalibrationOption,
     out: FolderOption,
@@ -122,6 +235,7 @@ def publish_command(
 
 @app.command()
 def run(
+    *,
     checkpoint: CheckpointOption,
     calibration: CalibrationOption,
     out: FolderOption,
@@ -138,7 +252,15 @@ def run(
     export(checkpoint, calibration, out)
     int8(checkpoint, calibration, out, train, crops)
     parity(checkpoint, calibration, out, test, threshold)
-    publish_command(checkpoint, calibration, out, facts, golden, models, tolerance)
+    publish_command(
+        checkpoint=checkpoint,
+        calibration=calibration,
+        out=out,
+        facts=facts,
+        golden=golden,
+        models=models,
+        tolerance=tolerance,
+    )
 
 
 def main() -> int:

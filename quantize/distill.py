@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import torch
@@ -20,8 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
+from quantize.export import load_trained
 from quantize.students import PixelCosineStudent
-from training.build import MethodTask, build_trunk, method_settings
+from training.backbones import Trunk
+from training.build import MethodTask, Task, build_trunk, method_settings
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.inputs import GraphInput
@@ -36,13 +39,20 @@ class DistilTask:
         teacher: A trained full-precision method, or ``None``.
         alpha: Weight of the imitation, in [0, 1].
         temperature: T: factor on the cosines before the sigmoid of both.
+        student: A student that exists already, instead of a new one with the configured trunk.
     """
 
     def __init__(
-        self, config: TrainConfig, teacher: MethodTask | None = None, *, alpha: float = 0.5, temperature: float = 4.0
+        self,
+        config: TrainConfig,
+        teacher: MethodTask | None = None,
+        *,
+        alpha: float = 0.5,
+        temperature: float = 4.0,
+        student: PixelCosineStudent | None = None,
     ) -> None:
-        trunk = build_trunk(config.method)
-        self._student = PixelCosineStudent(trunk, trunk.out_channels)
+        trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
+        self._student = student or PixelCosineStudent(trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
         self._settings = replace(method_settings(config), attention=False)
         self._teacher = teacher
@@ -96,5 +106,20 @@ def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
     bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
     task = MethodTask(msgspec.structs.replace(config, method=bare))
     load_exactly(task.module, checkpoint.tensors, what=str(path))
+    task.module.eval()
+    return task, config
+
+
+def load_task(path: Path) -> tuple[Task, TrainConfig]:
+    """Load a checkpoint of either kind, method or student, to score with it.
+
+    Raises:
+        CheckpointMismatchError: It is of neither kind.
+        CheckpointError: The file is missing or damaged.
+    """
+    if "pixel_filter.weight" in load_checkpoint(path).tensors:
+        return load_teacher(path)
+    student, config = load_trained(path)
+    task = DistilTask(config, student=student)
     task.module.eval()
     return task, config

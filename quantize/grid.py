@@ -368,7 +368,7 @@ def _run_node(trunk: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Tensor
     arguments = fx.node.map_arg(node.args, lambda source: values[source])
     keywords = fx.node.map_arg(node.kwargs, lambda source: values[source])
     call = trunk.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-    return cast(Tensor, cast("Callable[..., Tensor]", call)(*arguments, **keywords))
+    return cast("Callable[..., Tensor]", call)(*arguments, **keywords)
 
 
 def _shift_bias(conv: nn.Conv2d, shift: Tensor) -> None:

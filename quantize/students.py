@@ -20,7 +20,7 @@ from quantize.errors import CheckpointMismatchError
 from training.backbones import Trunk
 from training.inputs import BrightnessNorm, GraphInput
 
-_TINY_NORM = 1e-6
+_SQUARED_NORM_FLOOR = 1e-12
 
 
 class PixelCosineStudent(nn.Module):
@@ -75,8 +75,9 @@ def pixel_cosine(features: Tensor, unit_weight: Tensor) -> Tensor:
         float32 (N, m, m).
     """
     dot = F.conv2d(features, unit_weight)
-    length = (features * features).sum(dim=1, keepdim=True).sqrt()
-    return (dot / length.clamp(min=_TINY_NORM)).squeeze(1)
+    # The floor stands below the root: clamping above it would leave an infinite slope at a vector of zeros.
+    length = ((features * features).sum(dim=1, keepdim=True) + _SQUARED_NORM_FLOOR).sqrt()
+    return (dot / length).squeeze(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,13 @@ from quantize.bake import NamedOutputs
 from quantize.errors import ConversionError
 from quantize.files import complete_file
 from quantize.students import ExportModel
+
+_WORKER = """
+import sys
+import torch, litert_torch
+program = torch.export.load(sys.argv[1])
+litert_torch.convert(program.module(), sample_kwargs=dict(program.example_inputs[1])).export(sys.argv[2])
+"""
 
 
 def export_tflite_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
@@ -37,16 +46,28 @@ def export_tflite_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
     Raises:
         ConversionError: The converter refused the network.
     """
-    import litert_torch
-
     example = torch.from_numpy(np.full((1, size_px, size_px, 3), 128, np.uint8))
     with complete_file(path) as temporary:
+        captured = temporary.with_name("captured.pt2")
         try:
             with quiet_converter():
-                litert_torch.convert(NamedOutputs(model).eval(), sample_kwargs={"rgb": example}).export(str(temporary))
-        except Exception as error:  # the converter raises whatever its passes raise
-            raise ConversionError(f"litert-torch cannot convert the network: {error}") from error
+                torch.export.save(torch.export.export(NamedOutputs(model).eval(), (), {"rgb": example}), captured)
+        except Exception as error:  # graph capture raises whatever the network's code raises
+            raise ConversionError(f"torch cannot capture the network for TFLite: {error}") from error
+        _convert_apart(captured, temporary)
     return path
+
+
+def _convert_apart(captured: Path, target: Path) -> None:
+    """Convert in a process of its own: the converter brings JAX along, whose threads forbid any later fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WORKER, str(captured), str(target)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ConversionError(
+            f"litert-torch cannot convert the network: {last}; install the dependency group 'quantize' if it is missing"
+        )
 
 
 @contextmanager

@@ -78,7 +78,7 @@ def _quantize(source: Path, target: Path, matched: list[tuple[GridPoint, _Tensor
     work = quantizer.Quantizer(str(source))
     statistics: dict[str, dict[str, Any]] = {}
     for point, tensor in matched:
-        statistics[tensor.name] = {"min": np.float32([[[[point.low]]]]), "max": np.float32([[[[point.high]]]])}
+        statistics[tensor.name] = {"min": _constant(point.low), "max": _constant(point.high)}
         if tensor.writer not in _KERNELS:
             continue  # the input: its reader puts the QUANTIZE in front
         if tensor.writer != "ADD":
@@ -101,6 +101,10 @@ def _quantize(source: Path, target: Path, matched: list[tuple[GridPoint, _Tensor
                 weight_num_bits=8,
             )
     work.quantize(statistics, enable_progress_report=False).export_model(str(target), overwrite=True)
+
+
+def _constant(value: float) -> FloatArray:
+    return np.full((1, 1, 1, 1), value, np.float32)
 
 
 def _weight_range(scale: FloatArray, writer: str) -> dict[str, Any]:

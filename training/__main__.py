@@ -86,10 +86,7 @@ def fit(
     torch.manual_seed(settings.seed)
     trainer = Trainer(MethodTask(settings), settings, SampleSet.load(train), SampleSet.load(dev), out)
     for record in trainer.run():
-        console.print(
-            f"epoch {record.epoch}: loss {record.loss:.4f}, dev AUC {record.dev_auc:.4f}, "
-            f"dev EER {record.dev_eer:.4f}, {record.seconds:.0f} s"
-        )
+        console.print(record.line())
 
 
 def main() -> int:

@@ -1,0 +1,197 @@
+"""Facts about a model for its card, from measurements alone: operating points, rates, evaluation, training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fasedge import metrics
+from fasedge.cards import Evaluation, OperatingPoint, Precision, Rate, Source, TrainingData
+from fasedge.metrics import bootstrap_intervals
+from quantize.errors import CalibrationDataError
+from quantize.publish import Facts
+from training.data.manifest import FacePicture, read_manifest
+from training.data.samples import SampleSet
+from training.evaluate import OPERATING_POINTS, ScoredSet, auc_by, thresholds
+
+DEFAULT_POINT = "bpcer5"
+_CRITERIA = {
+    "bpcer1": "highest threshold with BPCER <= 1 % on simulated dev data",
+    "bpcer5": "highest threshold with BPCER <= 5 % on simulated dev data",
+    "bpcer10": "highest threshold with BPCER <= 10 % on simulated dev data",
+    "apcer1": "lowest threshold with APCER <= 1 % for each species on simulated dev data",
+    "apcer5": "lowest threshold with APCER <= 5 % for each species on simulated dev data",
+    "eer": "equal error rate on simulated dev data",
+}
+_ROLES = {
+    "london": "bona fide scenes",
+    "canada": "bona fide scenes",
+    "lisa_zoom": "bona fide scenes",
+    "congress": "bona fide scenes",
+    "caltech": "bona fide scenes; face-free strips as rooms behind attacks",
+    "sfhq": "synthetic faces as scenes",
+    "sfhq_t2i": "synthetic faces as scenes",
+}
+LIMITATIONS = (
+    "Trained on simulated attacks over licensed faces: no real print, screen or mask was in the training data.",
+    "Not tested on the standard face anti-spoofing data sets (OULU-NPU, Replay-Mobile, WMCA and others), nor on masks, "
+    "partial attacks, make-up, injection of video into the camera path, or infrared cameras.",
+    "Faces in training skew towards studio portraits and male, white and older people; error rates by skin tone, sex "
+    "and age on real attacks are not known.",
+    "Thresholds come from simulated data. Choose the threshold on captures of your own camera before relying on it.",
+    "RGB only: depth, where a camera has it, is not used.",
+)
+
+
+def operating_points(
+    dev: ScoredSet, test: ScoredSet, precision: Precision, names: Sequence[str] = OPERATING_POINTS
+) -> list[OperatingPoint]:
+    """Thresholds from dev, rates on test, for one precision."""
+    points = []
+    for name, chosen in thresholds(dev, names).items():
+        found = metrics.report(test.scores, test.labels, test.column("species"), chosen, split=test.samples.info.split)
+        points.append(
+            OperatingPoint(
+                name=name,
+                threshold=float(chosen.value),
+                criterion=_CRITERIA[name],
+                modalities=("rgb",),
+                precision=precision,
+                apcer={species: _rate(rate) for species, rate in found.apcer.per_species.items()},
+                apcer_max=float(found.apcer.max),
+                bpcer=_rate(found.bpcer),
+                acer=float(found.acer),
+            )
+        )
+    return points
+
+
+def _rate(rate: metrics.Rate) -> Rate:
+    return Rate(value=rate.value, errors=rate.errors, n=rate.n, low=rate.low, high=rate.high)
+
+
+def simulated_evaluation(test: ScoredSet, precision: Precision) -> Evaluation:
+    """AUC and EER on the simulated test set, with an interval over people."""
+    intervals = bootstrap_intervals(test.scores, test.labels, test.column("identity"))
+    labels = test.labels
+    species = ", ".join(f"{name} {auc:.4f}" for name, auc in auc_by(test, "species").items())
+    return Evaluation(
+        dataset=f"simulated test set, {precision} (people unseen in training; seed {test.samples.info.seed})",
+        kind="simulated",
+        n_bona_fide=int((labels == 1).sum()),
+        n_attack=int((labels == 0).sum()),
+        auc=float(metrics.auc(test.scores, labels)),
+        auc_low=float(intervals.auc.low),
+        auc_high=float(intervals.auc.high),
+        eer=float(metrics.eer(test.scores, labels).value),
+        by_source_auc={name: round(auc, 4) for name, auc in auc_by(test, "source").items()},
+        notes=f"AUC by species: {species}",
+    )
+
+
+def training_data(pictures: Sequence[FacePicture]) -> tuple[TrainingData, ...]:
+    """What the train split of the face pack holds, per collection."""
+    rows = []
+    for source in sorted({p.source for p in pictures}):
+        part = [p for p in pictures if p.source == source]
+        licences = sorted({p.licence for p in part})
+        rows.append(
+            TrainingData(
+                name=source,
+                licence=", ".join(licences),
+                n_images=len(part),
+                n_identities=len({p.identity for p in part}),
+                role=_ROLES.get(source, "bona fide scenes"),
+            )
+        )
+    return tuple(rows)
+
+
+def make_facts(
+    *,
+    data: Path,
+    points: Sequence[OperatingPoint],
+    evaluation: Sequence[Evaluation],
+    version: str,
+    provenance: dict[str, str],
+) -> Facts:
+    """Put the facts together.
+
+    Args:
+        data: Folder of the face pack, for the list of what was trained on.
+        points: Operating points of every precision.
+        evaluation: Results.
+        version: Version of the model.
+        provenance: Seeds, software, what the student was distilled from.
+    """
+    return Facts(
+        id="a-deeppixbis",
+        version=version,
+        summary="Small student of A-DeepPixBiS: judges a face in one colour picture, as a living person or an attack.",
+        licence="Apache-2.0",
+        source=Source(
+            method="A-DeepPixBiS (pixel-wise head), distilled",
+            paper="Hossain et al., A-DeepPixBis: Attentional Angular Margin for Face Anti-Spoofing, 2020",
+            equations="eq. 13 (angular margin), eq. 17 (pixel-wise loss)",
+            notes="EfficientNet-Lite0 trunk up to stride 16, from Apache-2.0 ImageNet weights",
+        ),
+        operating_points=tuple(points),
+        default_operating_point=DEFAULT_POINT,
+        training_data=training_data(read_manifest(data, ["train"])),
+        evaluation=tuple(evaluation),
+        intended_use=(
+            "Research, prototypes and as a first layer of defence, with a threshold chosen on captures of one's own "
+            "camera. Not on its own for payment, border or other high-risk decisions."
+        ),
+        limitations=LIMITATIONS,
+        provenance=provenance,
+    )
+
+
+def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:
+    """Read evaluations that another program measured, e.g. on real captures.
+
+    Raises:
+        CalibrationDataError: A file is missing or malformed.
+    """
+    found: list[Evaluation] = []
+    for path in paths:
+        try:
+            found += msgspec.json.decode(path.read_bytes(), type=list[Evaluation])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise CalibrationDataError(f"{path} is no list of evaluations: {error}") from error
+    return found
+
+
+def golden_indices(samples: SampleSet, licences: dict[str, str], n: int = 12) -> list[int]:
+    """Samples whose pictures may be published as golden vectors: both classes, only free licences.
+
+    Args:
+        samples: The simulated test set.
+        licences: Licence by picture key.
+        n: How many.
+
+    Returns:
+        Positions in the set, bona fide and attacks alternating, in the set's order.
+
+    Raises:
+        CalibrationDataError: Too few samples have such a licence.
+    """
+    free = {"public-domain"}
+    pools: list[list[int]] = [[], []]
+    for i, row in enumerate(samples.table):
+        if licences.get(row.picture) in free:
+            pools[row.label].append(i)
+    chosen = [i for pair in zip(*pools, strict=False) for i in pair][:n]
+    if len(chosen) < n:
+        raise CalibrationDataError(f"golden vectors need {n} samples under {sorted(free)}, found {len(chosen)}")
+    return chosen
+
+
+def as_scored(samples: SampleSet, scores: NDArray[np.floating]) -> ScoredSet:
+    """A set with scores of any float type."""
+    return ScoredSet(samples, np.asarray(scores, np.float64))

@@ -1,0 +1,171 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fasedge.backends import open_backend
+from quantize import export
+from quantize.bake import weight_codes
+from quantize.errors import CalibrationDataError, ConversionError
+from quantize.export import artefact, artefacts, export_int8
+from quantize.files import complete_file
+from quantize.grid import grid_convs
+from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
+from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
+from quantize.students import ExportModel, PixelCosineStudent, Platt
+from quantize.tflite_int8 import export_tflite_int8
+
+pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
+SIZE_PX = 32
+PLACES = [(e, p) for p in ("fp32", "int8") for e in ("openvino", "onnxruntime", "litert")]
+
+
+@pytest.mark.parametrize(("engine", "precision"), PLACES)
+def test_each_artefact_gives_what_torch_gives(bench, exported, engine, precision):
+    source = bench.model if precision == "fp32" else bench.grid
+    with torch.no_grad():
+        score, score_map = (out.numpy() for out in source(torch.from_numpy(bench.crops[:20])))
+    with open_backend(engine, artefact(exported[0], engine, precision).path) as backend:
+        got = backend.infer({"rgb": bench.crops[:20]})
+    # On the same grid only ties are rounded differently; that shows in single cells of the map, not in their mean.
+    score_tolerance, map_tolerance = (1e-5, 1e-5) if precision == "fp32" else (0.01, 0.01)
+    np.testing.assert_allclose(got["score"], score, atol=score_tolerance)
+    assert np.abs(got["map"] - score_map).mean(axis=(1, 2)).max() < map_tolerance
+
+
+@pytest.mark.parametrize(("engine", "precision"), PLACES)
+def test_a_batch_gives_the_same_as_its_pictures_one_by_one(bench, exported, engine, precision):
+    with open_backend(engine, artefact(exported[0], engine, precision).path) as backend:
+        together = backend.infer({"rgb": bench.crops[:3]})["score"]
+        alone = [backend.infer({"rgb": bench.crops[i : i + 1]})["score"][0] for i in range(3)]
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_no_artefact_names_paths_of_the_machine_that_made_it(exported):
+    here = str(Path(__file__).resolve().parents[2]).encode()
+    for path in exported[0].iterdir():
+        assert here not in path.read_bytes(), path.name
+        assert b"site-packages" not in path.read_bytes(), path.name
+
+
+def test_the_onnx_file_holds_exactly_the_weight_codes_of_the_grid(bench, exported):
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(artefact(exported[0], "onnxruntime", "int8").path).graph
+    stored = [numpy_helper.to_array(i) for i in graph.initializer if i.data_type == onnx.TensorProto.INT8]
+    for conv in grid_convs(bench.grid).values():
+        codes = weight_codes(conv)
+        assert any(s.shape == codes.shape and np.array_equal(s, codes) for s in stored)
+
+
+def test_the_tflite_file_holds_exactly_the_weight_codes_of_the_grid_and_no_transpose(bench, exported):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(artefact(exported[0], "litert", "int8").path))
+    details = interpreter.get_tensor_details()
+    stored = [
+        interpreter.get_tensor(item["index"])
+        for item in details
+        if item["dtype"] == np.int8 and len(item["quantization_parameters"]["scales"]) > 1
+    ]
+    for conv in grid_convs(bench.grid).values():
+        codes = weight_codes(conv)  # (out, in, h, w); in TFLite (out, h, w, in), depthwise (1, h, w, out)
+        wanted = codes.transpose(0, 2, 3, 1) if conv.conv.groups == 1 else codes.transpose(1, 2, 3, 0)
+        assert any(np.array_equal(s, wanted) for s in stored)
+    names = {op["op_name"] for op in interpreter._get_ops_details()}
+    assert "TRANSPOSE" not in names
+    assert {"CAST", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "QUANTIZE", "DEQUANTIZE"} <= names
+
+
+def test_the_openvino_file_stores_weights_as_int8(exported):
+    import openvino
+
+    network = openvino.Core().read_model(str(artefact(exported[0], "openvino", "int8").path))
+    weights = [
+        op
+        for op in network.get_ops()
+        if op.get_type_name() == "Constant" and op.get_output_element_type(0) == openvino.Type.i8
+    ]
+    assert len(weights) == 4
+
+
+def test_nncf_chooses_its_own_ranges_and_its_file_runs(bench, tmp_path):
+    path = quantize_with_nncf(bench.model, bench.calibration[:16], tmp_path / "nncf.xml", SIZE_PX)
+    with open_backend("openvino", path) as backend:
+        assert backend.infer({"rgb": bench.crops[:2]})["map"].shape == (2, 8, 8)
+    with pytest.raises(CalibrationDataError, match="got none"):
+        quantize_with_nncf(bench.model, bench.calibration[:0], tmp_path / "x.xml", SIZE_PX)
+
+
+def test_int8_exporters_refuse_a_network_that_is_on_no_grid(bench, tmp_path):
+    for write in (
+        lambda p: export_onnx_int8(bench.model, p / "a.onnx", SIZE_PX),
+        lambda p: export_openvino_int8(bench.model, p / "a.xml", SIZE_PX),
+        lambda p: export_tflite_int8(bench.model, p / "a.tflite", SIZE_PX, bench.crops[:1]),
+    ):
+        with pytest.raises(ConversionError, match="fit_grid first"):
+            write(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unsupported_operation_is_a_typed_error_and_leaves_no_file(tmp_path):
+    class Unsupported(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x @ x.transpose(2, 3)).real[:, :, None].repeat(1, 1, 4, 1)
+
+    with torch.no_grad():
+        model = ExportModel(PixelCosineStudent(Unsupported(), 3), Platt(1.0, 0.0))
+    with pytest.raises(ConversionError, match="torch cannot write"):
+        export_onnx_fp32(model, tmp_path / "a.onnx", SIZE_PX)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_keeps_the_earlier_file(tmp_path):
+    path = tmp_path / "model.xml"
+    path.write_text("earlier")
+
+    def interrupted():
+        with complete_file(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "earlier"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.xml"]
+
+
+def test_a_converter_that_writes_nothing_is_noticed(tmp_path):
+    def nothing():
+        with complete_file(tmp_path / "model.xml"):
+            pass
+
+    with pytest.raises(ConversionError, match="no complete file"):
+        nothing()
+
+
+def test_companions_move_with_their_file(tmp_path):
+    with complete_file(tmp_path / "model.xml") as temporary:
+        temporary.write_text("x")
+        temporary.with_suffix(".bin").write_text("b")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "model.xml"]
+
+
+def test_a_half_written_artefact_folder_is_refused(exported, tmp_path):
+    for path in exported[0].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "int8.bin").write_bytes(b"")
+    with pytest.raises(ConversionError, match=r"int8\.bin is missing or empty.*openvino/int8"):
+        artefacts(tmp_path)
+
+
+def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MAX_INT8_BYTES", 10)
+    monkeypatch.setattr(
+        "quantize.tflite_int8.export_tflite_int8", lambda *_: (tmp_path / "int8.tflite").write_bytes(b"x")
+    )
+    with pytest.raises(ConversionError, match=r"openvino/int8 has .* more than the 10 allowed"):
+        export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1])

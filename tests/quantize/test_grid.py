@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quantize.bake import grid_points, weight_codes, with_code_convs, with_plain_convs
+from quantize.errors import ConversionError
+from quantize.grid import ActivationGrid, GridConfig, GridConv, fit_grid, grid_convs, grids, insert_grid
+from quantize.students import ExportModel, PixelCosineStudent, Platt
+
+
+def scores(model, crops):
+    with torch.no_grad():
+        return model(torch.from_numpy(crops))[0].numpy()
+
+
+def test_an_activation_grid_rounds_to_256_steps_with_zero_among_them():
+    grid = ActivationGrid()
+    grid.set_range(-1.0, 3.0)
+    step = 4.0 / 255
+    x = torch.tensor([0.0, 0.4 * step, 0.6 * step, -5.0, 5.0])
+    got = grid(x).numpy()
+    # Code of zero: round(1 / step) = 64, so the range moves to [-64, 191] steps.
+    np.testing.assert_allclose(got, np.array([0.0, 0.0, 1.0, -64.0, 191.0]) * step, rtol=1e-6)
+    np.testing.assert_allclose(grid.limits, (-64 * step, 191 * step), rtol=1e-6)
+
+
+def test_a_range_that_excludes_zero_is_widened_to_it():
+    grid = ActivationGrid()
+    grid.set_range(2.0, 6.0)
+    assert grid.limits == pytest.approx((0.0, 6.0))
+
+
+def test_weights_are_rounded_per_output_channel_to_63_codes_each_way():
+    conv = nn.Conv2d(1, 2, 1)
+    conv.weight.data = torch.tensor([63.0, 0.5]).view(2, 1, 1, 1)
+    module = GridConv(conv, 63)
+    np.testing.assert_allclose(module.scale, [1.0, 0.5 / 63], rtol=1e-6)
+    assert weight_codes(module).ravel().tolist() == [63, 63]
+
+
+def test_two_products_of_portable_weights_fit_the_16_bits_that_avx2_adds_in():
+    assert 2 * 255 * GridConfig().weight_code_max <= np.iinfo(np.int16).max
+    assert np.iinfo(np.int16).max < 2 * 255 * 127
+
+
+def test_values_are_rounded_at_the_input_after_activations_and_after_additions(bench):
+    points = grid_points(bench.grid, bench.crops[:1])
+    assert [p.conv for p in points] == [None, "stem.1", "block.0", "block.3", None, "project.0"]
+    # ReLU6 starts at zero; what has no activation is signed.
+    assert [p.low == 0 for p in points] == [False, True, True, False, False, False]
+
+
+def test_the_grid_stays_close_to_fp32(bench):
+    difference = np.abs(scores(bench.grid, bench.crops) - scores(bench.model, bench.crops))
+    assert 0 < difference.max() < 0.03
+
+
+def test_bias_correction_brings_the_channel_means_back_to_those_of_fp32(bench):
+    def mean_error(correct):
+        model = fit_grid(bench.model, bench.calibration, GridConfig(bias_correction=correct))
+        with torch.no_grad():
+            rgb = torch.from_numpy(bench.calibration)
+            return (model.features(rgb) - bench.model.features(rgb)).mean(dim=(0, 2, 3)).abs().max().item()
+
+    assert mean_error(True) < 0.5 * mean_error(False)
+
+
+def test_fitting_does_not_change_the_fp32_model(bench):
+    before = scores(bench.model, bench.crops)
+    fit_grid(bench.model, bench.calibration, GridConfig())
+    np.testing.assert_array_equal(scores(bench.model, bench.crops), before)
+
+
+def test_the_forms_for_converters_compute_what_the_grid_computes(bench):
+    expected = scores(bench.grid, bench.crops)
+    np.testing.assert_allclose(scores(with_plain_convs(bench.grid), bench.crops), expected, atol=1e-6)
+    np.testing.assert_allclose(scores(with_code_convs(bench.grid), bench.crops), expected, atol=1e-6)
+
+
+def test_a_convolution_can_stay_in_float(bench):
+    model = insert_grid(bench.model, GridConfig(float_convs=("stem.1",)))
+    assert "stem.1" not in grid_convs(model)
+    assert len(grid_convs(model)) == 3
+    with pytest.raises(ConversionError, match="no convolution of the trunk"):
+        insert_grid(bench.model, GridConfig(float_convs=("nowhere",)))
+
+
+def test_gradients_pass_through_the_grid_so_that_it_can_be_fine_tuned(bench):
+    model = insert_grid(bench.model, GridConfig())
+    weight = grid_convs(model)["project.0"].conv.weight.requires_grad_(True)
+    model(torch.from_numpy(bench.crops[:2]))[0].sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("trunk", "named"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 1), nn.Hardswish()), "Hardswish"),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)), "BatchNorm2d"),
+    ],
+)
+def test_an_operation_without_integer_kernel_is_refused_by_name(trunk, named):
+    model = ExportModel(PixelCosineStudent(trunk, 4), Platt(1.0, 0.0))
+    with pytest.raises(ConversionError, match=named):
+        insert_grid(model, GridConfig())
+
+
+def test_every_grid_is_fitted(bench):
+    assert all(float(g.scale) != 1.0 for g in grids(bench.grid).values())

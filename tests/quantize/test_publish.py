@@ -1,0 +1,180 @@
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from fasedge.cards import OperatingPoint, Rate, Source, load_card
+from fasedge.preprocess import InputSpec
+from fasedge.selftest import run_selftest
+from quantize import publish as publishing
+from quantize.errors import ConversionError, ParityError, PublishError
+from quantize.export import CalibrationFile, artefact, artefacts
+from quantize.parity import Presentations, measure, reference_scores, write_parity
+from quantize.publish import Facts, publish, read_facts
+from quantize.students import ExportModel, Platt
+from training.inputs import BrightnessNorm
+
+pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
+SPEC = InputSpec(size_px=32, crop_scale=1.5)
+
+
+def rate(value: float) -> Rate:
+    return Rate(value=value, errors=round(100 * value), n=100, low=0.0, high=1.0)
+
+
+FACTS = Facts(
+    id="tiny",
+    version="1.0.0",
+    summary="Tells reddish from bluish pictures.",
+    licence="CC0-1.0",
+    source=Source(method="test", paper="none", equations="none"),
+    operating_points=(
+        OperatingPoint(
+            name="bpcer5",
+            threshold=0.5,
+            criterion="none",
+            modalities=("rgb",),
+            precision="int8",
+            apcer={"print": rate(0.1)},
+            apcer_max=0.1,
+            bpcer=rate(0.05),
+            acer=0.075,
+        ),
+    ),
+    default_operating_point="bpcer5",
+    training_data=(),
+    evaluation=(),
+    intended_use="tests",
+    limitations=("is a toy",),
+)
+
+
+@pytest.fixture
+def folder(bench, exported, tmp_path) -> Path:
+    """Own copy of the artefacts with their parity."""
+    copy = tmp_path / "artefacts"
+    shutil.copytree(exported[0], copy)
+    species = ["" if label else "print" for label in bench.labels]
+    data = Presentations(bench.crops, bench.labels, species, 0.5)
+    write_parity(copy, measure(artefacts(copy), reference_scores(bench.model, bench.crops), data, threads=1))
+    return copy
+
+
+def put(bench, folder, models, **changes):
+    arguments = {
+        "spec": SPEC,
+        "calibration": CalibrationFile(scale=6.0, bias=0.1, fitted_on="nothing"),
+        "golden_rgb": bench.crops[:6],
+        "models": models,
+    }
+    return publish(bench.model, folder, FACTS, **(arguments | changes))
+
+
+def test_a_published_model_passes_the_self_test_on_every_engine(bench, folder, tmp_path):
+    target = put(bench, folder, tmp_path / "models")
+    card = load_card(target)
+    assert (card.id, len(card.files), len(card.parity)) == ("tiny", 6, 6)
+    for item in card.files:
+        assert run_selftest(target, item.engine, item.precision).passed
+    assert card.file("openvino", "int8").bytes == sum(p.stat().st_size for p in folder.glob("int8.[xb]*"))
+    assert card.input_spec() == SPEC
+    assert [p.name for p in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+def test_publishing_again_replaces_the_folder_as_a_whole(bench, folder, tmp_path):
+    target = put(bench, folder, tmp_path / "models")
+    (target / "left_over.txt").write_text("old")
+    put(bench, folder, tmp_path / "models", golden_rgb=bench.crops[:4])
+    assert load_card(target).golden.n == 4
+    assert not (target / "left_over.txt").exists()
+
+
+def contents(models: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(models)): p.read_bytes() for p in sorted(models.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def published(bench, folder, tmp_path):
+    models = tmp_path / "models"
+    put(bench, folder, models)
+    return models
+
+
+def test_an_artefact_that_fails_its_self_test_is_not_published_and_the_old_model_stays(bench, folder, published):
+    before = contents(published)
+    # Golden outputs from a network with another calibration: every artefact now disagrees with them.
+    other = ExportModel(bench.student, Platt(30.0, 0.1), BrightnessNorm())
+    with pytest.raises(PublishError, match=r"was not published.*unchanged"):
+        publish(
+            other,
+            folder,
+            FACTS,
+            spec=SPEC,
+            calibration=CalibrationFile(scale=30.0, bias=0.1, fitted_on="nothing"),
+            golden_rgb=bench.crops[:6],
+            models=published,
+        )
+    assert contents(published) == before
+
+
+def test_a_crash_while_the_folder_is_put_together_leaves_nothing(bench, folder, published, monkeypatch):
+    before = contents(published)
+
+    def crash(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(publishing, "_write_golden", crash)
+    with pytest.raises(PublishError, match="disk full"):
+        put(bench, folder, published)
+    assert contents(published) == before
+    assert [p.name for p in published.iterdir()] == ["tiny"]
+
+
+def test_when_the_last_rename_fails_the_old_model_is_put_back(bench, folder, published, monkeypatch):
+    before = contents(published)
+    rename = Path.replace
+
+    def fail_for_the_new_one(self, target):
+        if Path(target) == published / "tiny" and not self.name.startswith("old-"):
+            raise OSError("no")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_for_the_new_one)
+    with pytest.raises(PublishError, match="no"):
+        put(bench, folder, published)
+    assert contents(published) == before
+
+
+def test_a_file_that_changed_after_parity_was_measured_is_not_published(bench, folder, tmp_path):
+    with artefact(folder, "litert", "int8").path.open("ab") as stream:
+        stream.write(b"\0")
+    with pytest.raises(ParityError, match="litert/int8"):
+        put(bench, folder, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_missing_artefact_is_not_published(bench, folder, tmp_path):
+    artefact(folder, "onnxruntime", "fp32").path.unlink()
+    with pytest.raises(ConversionError, match="onnxruntime/fp32 did not finish"):
+        put(bench, folder, tmp_path / "models")
+
+
+def test_a_card_that_would_state_another_calibration_than_the_graph_is_refused(bench, folder, tmp_path):
+    with pytest.raises(PublishError, match="another calibration"):
+        put(bench, folder, tmp_path / "models", calibration=CalibrationFile(scale=5.0, bias=0.1, fitted_on="x"))
+
+
+def test_golden_pictures_of_the_wrong_kind_are_refused(bench, folder, tmp_path):
+    with pytest.raises(PublishError, match="golden vectors need uint8"):
+        put(bench, folder, tmp_path / "models", golden_rgb=np.zeros((0, 32, 32, 3), np.uint8))
+
+
+def test_facts_are_read_strictly(tmp_path):
+    path = tmp_path / "facts.json"
+    path.write_bytes(msgspec.json.encode(FACTS))
+    assert read_facts(path) == FACTS
+    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(FACTS) | {"acer": 0.0}))
+    with pytest.raises(PublishError, match="unknown field `acer`"):
+        read_facts(path)

@@ -1,0 +1,67 @@
+import sys
+
+import msgspec
+import pytest
+
+from quantize.__main__ import main
+from quantize.errors import CheckpointMismatchError
+from quantize.export import load_trained, read_calibration
+from quantize.students import PixelCosineStudent
+from training.backbones import TRUNKS
+from training.checkpoint import save_checkpoint
+from training.config import InputConfig, MethodConfig, TrainConfig
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained student as the training loop saves it."""
+    trunk = TRUNKS["efficientnet_lite0"](pretrained=False)
+    student = PixelCosineStudent(trunk, trunk.out_channels)
+    config = TrainConfig(
+        input=InputConfig(size_px=64, brightness=True), method=MethodConfig(trunk="efficientnet_lite0")
+    )
+    path = tmp_path_factory.mktemp("run") / "best.safetensors"
+    save_checkpoint(path, student.state_dict(), {"config": msgspec.to_builtins(config)})
+    return path
+
+
+def run(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
+    return main()
+
+
+def test_a_checkpoint_brings_its_trunk_and_input_along(checkpoint):
+    student, config = load_trained(checkpoint)
+    assert student.channels == 112
+    assert config.input.spec().size_px == 64
+    assert config.input.normalisation() is not None
+
+
+def test_a_checkpoint_of_another_method_is_refused(checkpoint, tmp_path):
+    tensors = PixelCosineStudent(TRUNKS["efficientnet_lite0"](pretrained=False), 112).state_dict()
+    tensors["dec.weight"] = tensors.pop("filter.weight")
+    config = TrainConfig(method=MethodConfig(trunk="efficientnet_lite0"))
+    save_checkpoint(tmp_path / "a", tensors, {"config": msgspec.to_builtins(config)})
+    with pytest.raises(CheckpointMismatchError, match=r"1 tensors missing \['filter\.weight'\], 1 unknown"):
+        load_trained(tmp_path / "a")
+    save_checkpoint(tmp_path / "b", tensors, {"epoch": 3})
+    with pytest.raises(CheckpointMismatchError, match="carries no configuration"):
+        load_trained(tmp_path / "b")
+
+
+def test_an_error_made_on_purpose_is_one_line_and_exit_code_3(checkpoint, tmp_path, monkeypatch, capsys):
+    arguments = ["--checkpoint", checkpoint, "--calibration", tmp_path / "none.json", "--out", tmp_path / "out"]
+    assert run(monkeypatch, "export", *arguments) == 3
+    message = capsys.readouterr().err
+    assert "is no calibration" in message.replace("\n", " ")
+    assert "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_calibration_needs_all_of_its_fields(tmp_path):
+    path = tmp_path / "calibration.json"
+    path.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
+    assert read_calibration(path).platt().scale == 2.0
+    path.write_text('{"scale": 2.0, "bias": 0.5}')
+    with pytest.raises(CheckpointMismatchError, match="fitted_on"):
+        read_calibration(path)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quantize.errors import CheckpointMismatchError
+from quantize.students import ExportModel, PixelCosineStudent, Platt, fold_batch_norm, load_student
+from training.inputs import BrightnessNorm, GraphInput
+
+
+def test_the_cosine_map_is_the_cosine_of_each_position_computed_by_hand():
+    student = PixelCosineStudent(nn.Identity(), 3)
+    student.filter.weight.data = torch.tensor([3.0, 0.0, 4.0]).view(1, 3, 1, 1)
+    features = torch.tensor([[2.0, 0.0, 0.0], [0.0, 5.0, 0.0], [-3.0, 0.0, -4.0], [1.0, 1.0, 1.0]])
+    x = features.T.reshape(1, 3, 2, 2)
+    # <x, v> / (|x| |v|) with |v| = 5: 6/(2*5), 0, -25/25, 7/(sqrt(3)*5)
+    expected = [[0.6, 0.0], [-1.0, 7 / (5 * 3**0.5)]]
+    np.testing.assert_allclose(student.cosine_map(x)[0].detach().numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(student.pooled(x).detach().numpy(), [np.mean(expected)], atol=1e-6)
+
+
+def test_a_feature_vector_of_zeros_gives_cosine_zero_and_no_nan():
+    student = PixelCosineStudent(nn.Identity(), 3)
+    assert student.cosine_map(torch.zeros(1, 3, 2, 2)).abs().max() == 0
+
+
+def test_the_exported_score_is_the_logistic_function_of_the_mean_cosine(bench):
+    rgb = torch.from_numpy(bench.crops[:5])
+    with torch.no_grad():
+        score, score_map = bench.model(rgb)
+        cosine = bench.student.cosine_map(GraphInput(BrightnessNorm())(rgb)).numpy().astype(np.float64)
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(-(6.0 * cosine.mean((1, 2)) + 0.1))), atol=1e-5)
+    np.testing.assert_allclose(score_map, 1 / (1 + np.exp(-(6.0 * cosine + 0.1))), atol=1e-4)
+
+
+def test_folding_keeps_the_function_leaves_no_batch_normalisation_and_spares_the_original(bench):
+    trunk = bench.student.trunk
+    folded = fold_batch_norm(trunk)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.testing.assert_allclose(folded(x), trunk(x), atol=1e-5)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len([m for m in trunk.modules() if isinstance(m, nn.BatchNorm2d)]) == 4
+
+
+def test_a_convolution_that_is_read_twice_is_not_folded():
+    class Forked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y + self.norm(y)
+
+    net = Forked().eval()
+    net.norm.running_mean += 0.5
+    x = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        np.testing.assert_allclose(fold_batch_norm(net)(x), net(x), atol=1e-6)
+
+
+def test_exporting_does_not_change_the_student(bench):
+    before = {k: v.clone() for k, v in bench.student.state_dict().items()}
+    ExportModel(bench.student, Platt(2.0, 0.0))
+    assert all(torch.equal(v, before[k]) for k, v in bench.student.state_dict().items())
+
+
+def test_a_checkpoint_of_another_method_is_refused_and_nothing_is_loaded(bench):
+    student = PixelCosineStudent(nn.Conv2d(3, 4, 1), 4)
+    before = student.filter.weight.clone()
+    with pytest.raises(CheckpointMismatchError, match=r"not one of this student: 2 tensors missing"):
+        load_student(student, bench.student.state_dict())
+    assert torch.equal(student.filter.weight, before)
+
+
+@pytest.mark.parametrize("bad", [(0.0, 0.0), (-1.0, 0.0), (float("nan"), 0.0), (1.0, float("inf"))])
+def test_a_calibration_that_turns_scores_around_is_refused(bad):
+    with pytest.raises(ValueError, match="scale > 0"):
+        Platt(*bad)

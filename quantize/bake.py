@@ -134,7 +134,8 @@ class GridPoint:
         low: Value of code 0.
         high: Value of code 255.
         conv: Name of the convolution that writes here; ``None`` for an addition or the input.
-        weight_scale: float32 (out,) of that convolution; ``None`` likewise, or when it stays in float.
+        code_peak: float32 (out,), largest absolute weight code of that convolution per output channel; ``None``
+            likewise, or when it stays in float.
         values: float32 (1, C, h, w), what a sample picture gives here without rounding of activations.
     """
 
@@ -142,7 +143,7 @@ class GridPoint:
     low: float
     high: float
     conv: str | None
-    weight_scale: FloatArray | None
+    code_peak: FloatArray | None
     values: FloatArray
 
 
@@ -170,8 +171,8 @@ def grid_points(model: ExportModel, sample: UInt8Array) -> list[GridPoint]:
     for name, grid in grids(model).items():
         low, high = grid.limits
         conv = writers[name]
-        scale = cast(Tensor, convs[conv].scale).numpy().copy() if conv in convs else None
-        points.append(GridPoint(name, low, high, conv, scale, seen[name]))
+        peak = np.abs(weight_codes(convs[conv])).max(axis=(1, 2, 3)).astype(np.float32) if conv in convs else None
+        points.append(GridPoint(name, low, high, conv, peak, seen[name]))
     return points
 
 

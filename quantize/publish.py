@@ -41,8 +41,9 @@ from quantize.parity import read_parity
 from quantize.students import ExportModel
 
 GOLDEN_NAME = "golden.npz"
-#: Largest difference of a score that a device may show: INT8 against FP32, with room for other processors.
-DEFAULT_TOLERANCE = 0.05
+#: Largest difference of a score that a device may show. INT8 differed from FP32 by up to 0.052 on 400 crops
+#: (ImageNet trunk, calibration scale 22; it grows with that scale), by less than 0.015 between processors and engines.
+DEFAULT_TOLERANCE = 0.06
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -23,6 +23,9 @@ _INT8_CODE_MAX = 127
 #: Operations that become integer kernels; the pre-processing and the head consist of others, or are not matched.
 _KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD")
 _MATCH_TOLERANCE = 1e-3
+_UNITY_TOLERANCE = 1e-4
+_SMALLEST_PEAK = 1e-7
+_NO_WEIGHT = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +36,7 @@ class _Tensor:
     writer: str
     input_name: str
     weight_name: str
+    weight: FloatArray
     values: FloatArray
 
 
@@ -78,13 +82,14 @@ def _quantize(source: Path, target: Path, matched: list[tuple[GridPoint, _Tensor
     work = quantizer.Quantizer(str(source))
     statistics: dict[str, dict[str, Any]] = {}
     for point, tensor in matched:
-        statistics[tensor.name] = {"min": _constant(point.low), "max": _constant(point.high)}
+        ratio = _ratio(tensor.values, point.values)
+        statistics[tensor.name] = {"min": _constant(ratio * point.low), "max": _constant(ratio * point.high)}
         if tensor.writer not in _KERNELS:
             continue  # the input: its reader puts the QUANTIZE in front
         if tensor.writer != "ADD":
-            if point.weight_scale is None:
+            if point.code_peak is None:
                 continue  # a convolution that stays in float
-            statistics[tensor.weight_name] = _weight_range(point.weight_scale, tensor.writer)
+            statistics[tensor.weight_name] = _weight_range(tensor.weight, point.code_peak, tensor.writer)
         work.add_static_config(
             regex=f"^{re.escape(tensor.name)};$",
             operation_name=qtyping.TFLOperationName(tensor.writer),
@@ -107,10 +112,14 @@ def _constant(value: float) -> FloatArray:
     return np.full((1, 1, 1, 1), value, np.float32)
 
 
-def _weight_range(scale: FloatArray, writer: str) -> dict[str, Any]:
-    """Ranges from which a symmetric int8 quantiser computes exactly these scales."""
-    shape = (-1, 1, 1, 1) if writer == "CONV_2D" else (1, 1, 1, -1)
-    peak = (scale * _INT8_CODE_MAX).reshape(shape).astype(np.float32)
+def _weight_range(weight: FloatArray, code_peak: FloatArray, writer: str) -> dict[str, Any]:
+    """Ranges from which a symmetric int8 quantiser computes the scales of the grid.
+
+    The scales are read off the file's own weights: the converter may have moved a factor of the input into them.
+    """
+    axes, shape = ((1, 2, 3), (-1, 1, 1, 1)) if writer == "CONV_2D" else ((0, 1, 2), (1, 1, 1, -1))
+    scale = np.abs(weight).max(axis=axes) / np.maximum(code_peak, 1)
+    peak = np.maximum(scale * _INT8_CODE_MAX, _SMALLEST_PEAK).reshape(shape).astype(np.float32)
     return {"min": -peak, "max": peak}
 
 
@@ -139,27 +148,41 @@ def _tensors(source: Path, sample: UInt8Array) -> list[_Tensor]:
             values = interpreter.get_tensor(index)
             if values.ndim == 4 and values.dtype == np.float32:
                 inputs = [int(i) for i in operation["inputs"]]
-                weight = names.get(inputs[1], "") if len(inputs) > 1 else ""
-                nchw = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
                 writer, first = str(operation["op_name"]), names.get(inputs[0], "")
-                result.append(_Tensor(names[int(index)], writer, first, weight, nchw))
+                weight_name, weight = "", _NO_WEIGHT
+                if writer in _KERNELS[:2]:
+                    weight_name, weight = names[inputs[1]], interpreter.get_tensor(inputs[1])
+                nchw = np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+                result.append(_Tensor(names[int(index)], writer, first, weight_name, weight, nchw))
     return result
 
 
 def _match(points: list[GridPoint], tensors: list[_Tensor]) -> list[tuple[GridPoint, _Tensor]]:
+    """Find each grid's tensor by its values. The input may differ by a factor, see :func:`_weight_range`."""
     matched = []
-    for point in points:
-        tolerance = _MATCH_TOLERANCE * max(float(np.abs(point.values).max()), 1e-6)
-        fitting = [
-            tensor
-            for tensor in tensors
-            if tensor.values.shape == point.values.shape and np.abs(tensor.values - point.values).max() <= tolerance
-        ]
-        wanted = [t for t in fitting if point.conv is None or t.writer in _KERNELS[:2]]
-        if not wanted:
+    for index, point in enumerate(points):
+        candidates = [t for t in tensors if point.conv is None or t.writer in _KERNELS[:2]]
+        fitting = [tensor for tensor in candidates if _same(tensor.values, point.values, scaled=index == 0)]
+        if not fitting:
             raise ConversionError(
                 f"the place {point.name!r} (after {point.conv or 'an addition or the input'}) of the network is not in "
                 "the converted file: the converter rearranged the graph; its version may have changed"
             )
-        matched.append((point, wanted[-1]))
+        matched.append((point, fitting[-1]))
     return matched
+
+
+def _same(found: FloatArray, wanted: FloatArray, *, scaled: bool) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    ratio = _ratio(found, wanted)
+    if ratio <= 0 or (not scaled and abs(ratio - 1) > _MATCH_TOLERANCE):
+        return False
+    return bool(np.abs(found - ratio * wanted).max() <= _MATCH_TOLERANCE * max(float(np.abs(found).max()), 1e-6))
+
+
+def _ratio(found: FloatArray, wanted: FloatArray) -> float:
+    """The factor with which ``found`` is nearest to ``factor * wanted``; exactly 1 where that is what it means."""
+    square = float((wanted.astype(np.float64) ** 2).sum())
+    ratio = float((found.astype(np.float64) * wanted).sum()) / square if square > 0 else 1.0
+    return 1.0 if abs(ratio - 1) < _UNITY_TOLERANCE else ratio

@@ -11,11 +11,12 @@ from quantize.bake import weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_int8
 from quantize.files import complete_file
-from quantize.grid import grid_convs
+from quantize.grid import GridConfig, fit_grid, grid_convs
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
+from training.inputs import BrightnessNorm, GraphInput
 
 pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
 SIZE_PX = 32
@@ -78,6 +79,31 @@ def test_the_tflite_file_holds_exactly_the_weight_codes_of_the_grid_and_no_trans
     names = {op["op_name"] for op in interpreter._get_ops_details()}
     assert "TRANSPOSE" not in names
     assert {"CAST", "CONV_2D", "DEPTHWISE_CONV_2D", "ADD", "QUANTIZE", "DEQUANTIZE"} <= names
+
+
+def test_a_scale_that_the_converter_moves_into_the_first_weights_does_not_disturb_the_grid(bench, tmp_path):
+    # With one standard deviation for all colours the converter drops the division and scales the weights instead.
+    model = ExportModel(bench.student, bench.platt, BrightnessNorm())
+    model.input = GraphInput(BrightnessNorm(), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    grid = fit_grid(model, bench.calibration, GridConfig())
+    path = export_tflite_int8(grid, tmp_path / "a.tflite", SIZE_PX, bench.crops[:1])
+    with open_backend("litert", path) as backend, torch.no_grad():
+        expected = grid(torch.from_numpy(bench.crops[:20]))[0].numpy()
+        np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.01)
+
+
+def test_a_convolution_that_stays_in_float_does_so_in_every_engine(bench, tmp_path):
+    grid = fit_grid(bench.model, bench.calibration, GridConfig(float_convs=("block.3",)))
+    paths = {
+        "openvino": export_openvino_int8(grid, tmp_path / "a.xml", SIZE_PX),
+        "onnxruntime": export_onnx_int8(grid, tmp_path / "a.onnx", SIZE_PX),
+        "litert": export_tflite_int8(grid, tmp_path / "a.tflite", SIZE_PX, bench.crops[:1]),
+    }
+    with torch.no_grad():
+        expected = grid(torch.from_numpy(bench.crops[:20]))[0].numpy()
+    for engine, path in paths.items():
+        with open_backend(engine, path) as backend:
+            np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.01)
 
 
 def test_the_openvino_file_stores_weights_as_int8(exported):

@@ -121,16 +121,25 @@ def read_manifest(folder: Path, splits: Iterable[Split] = get_args(Split)) -> li
             pictures = [_parse_row(folder, row, f"{path}:{reader.line_num}") for row in reader]
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a CSV table in UTF-8 ({error})") from error
     _check_disjoint(pictures, path)
     return [p for p in pictures if p.split in wanted]
 
 
 def _parse_row(folder: Path, row: dict[str, str], where: str) -> FacePicture:
+    # A row that is too short gives None, one that is too long gives the key None.
+    if empty := [column for column in _REQUIRED if not row.get(column)]:
+        raise DataError(f"{where}: no value for {', '.join(empty)}")
+    if None in row:
+        raise DataError(f"{where}: more values than columns; put quotation marks round values with commas")
     try:
         box = box_from_xywh(*(float(row[f"face_{c}"]) for c in "xywh"))
         points = np.array([[float(row[f"{p}_x"]), float(row[f"{p}_y"])] for p in _KEY_POINTS], np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: box or key points are not numbers ({error})") from error
+    if not np.isfinite(points).all():
+        raise DataError(f"{where}: key points must be finite numbers")
     split = row["split"]
     if split not in get_args(Split):
         raise DataError(f"{where}: split {split!r}, expected {', '.join(get_args(Split))}")

@@ -11,6 +11,9 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from training.data.simulate.simulator import PICTURE_PX
 from training.errors import DataError
 
 _CHUNK = 32
+_TABLE, _PICTURES = "table.jsonl", "pictures.npy"
 
 
 class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,8 @@ class SampleSet:
     """
 
     def __init__(self, pictures: UInt8Array, table: Sequence[SampleRow], info: SetInfo) -> None:
+        if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
+            raise DataError(f"a sample set needs pictures as uint8 (n, P, P, 3), got {pictures.dtype} {pictures.shape}")
         if len(pictures) != len(table):
             raise DataError(f"sample set with {len(pictures)} pictures but {len(table)} rows")
         self._pictures = pictures
@@ -91,11 +97,13 @@ class SampleSet:
         """
         try:
             info = msgspec.json.decode((folder / "set.json").read_bytes(), type=SetInfo)
-            lines = (folder / "table.jsonl").read_bytes().splitlines()
+            lines = (folder / _TABLE).read_bytes().splitlines()
             table = [msgspec.json.decode(line, type=SampleRow) for line in lines]
-            pictures = np.load(folder / "pictures.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, msgspec.MsgspecError) as error:
-            raise DataError(f"{folder} is not a complete sample set: {error}") from error
+            pictures = np.load(folder / _PICTURES, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:
+            raise DataError(f"{folder} is not a complete sample set ({error}); make it with `simulate`") from error
+        if info.version != SetInfo(split="", seed=0, n=0).version:
+            raise DataError(f"{folder} is a sample set of version {info.version}, which is not known; make it anew")
         if len(table) != info.n:
             raise DataError(f"{folder} is not finished: {len(table)} of {info.n} samples; run `simulate` again")
         return cls(pictures, table, info)
@@ -126,7 +134,12 @@ class SampleSet:
 
         Returns:
             uint8 (n, S, S, 3), red first.
+
+        Raises:
+            DataError: Jitter is wanted but nothing to draw it from.
         """
+        if jitter is not None and rng is None:
+            raise DataError("crops with jitter need rng, a numpy random generator; pass one, or no jitter")
         out = np.empty((len(indices), spec.size_px, spec.size_px, 3), np.uint8)
         for place, index in enumerate(indices):
             box = Box(*self.table[index].box_xyxy)
@@ -156,9 +169,11 @@ def _start_worker(data: str, cache: str, split: Split, seed: int) -> None:
     _WORKER["simulator"] = make_simulator(Path(data), Path(cache), split, seed)
 
 
-def _work(chunk: tuple[int, list[int]]) -> tuple[int, UInt8Array, list[SampleRow]]:
-    start, indices = chunk
-    simulator = _WORKER["simulator"]
+def _work_apart(indices: list[int]) -> tuple[UInt8Array, list[SampleRow]]:
+    return _work(_WORKER["simulator"], indices)
+
+
+def _work(simulator: Simulator, indices: list[int]) -> tuple[UInt8Array, list[SampleRow]]:
     samples = simulator.samples(indices)
     rows = []
     for index, sample in zip(indices, samples, strict=True):
@@ -177,7 +192,7 @@ def _work(chunk: tuple[int, list[int]]) -> tuple[int, UInt8Array, list[SampleRow
                 params=sample.params,
             )
         )
-    return start, np.stack([s.picture for s in samples]), rows
+    return np.stack([s.picture for s in samples]), rows
 
 
 def make_simulator(data: Path, cache: Path, split: Split, seed: int) -> Simulator:
@@ -196,58 +211,101 @@ def make_set(
         data: Folder of the face pack.
         out: Folder of the set; tiles are cached in its parent.
         split: Which identities.
-        n: Number of samples.
-        seed: Seed of the set.
-        workers: Processes; the number of cores by default.
+        n: Number of samples, at least 1.
+        seed: Seed of the set, not negative.
+        workers: Processes; the number of cores by default. One works in the calling process. The set is the same
+            for any number.
 
     Yields:
         ``(done, n)`` after every chunk, for a progress bar.
 
     Raises:
-        DataError: ``out`` holds a set made with other parameters, or the disk is full.
+        DataError: A parameter is out of range, ``out`` holds a set made with other parameters, the disk is full, or a
+            worker died.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    if n < 1 or seed < 0 or (workers is not None and workers < 1):
+        raise DataError(f"a set needs n >= 1, seed >= 0 and workers >= 1, got {n}, {seed} and {workers}")
     info = SetInfo(split=split, seed=seed, n=n)
-    _claim(out, info)
-    make_simulator(data, out.parent, split, seed)  # builds the tiles once, before the workers map them
-    table_path, pictures_path = out / "table.jsonl", out / "pictures.npy"
-    done = len(table_path.read_bytes().splitlines()) if table_path.is_file() else 0
-    done -= done % _CHUNK if done < n else 0
     try:
-        if pictures_path.is_file():
-            pictures = np.load(pictures_path, mmap_mode="r+", allow_pickle=False)
-            _keep_lines(table_path, done)
-        else:
-            done = 0
-            pictures = open_memmap(pictures_path, mode="w+", dtype=np.uint8, shape=(n, PICTURE_PX, PICTURE_PX, 3))
-            table_path.unlink(missing_ok=True)
-        chunks = [(s, list(range(s, min(s + _CHUNK, n)))) for s in range(done, n, _CHUNK)]
-        context = multiprocessing.get_context("spawn")
+        _check_claim(out, info)
+        # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also
+        # builds the tiles once, before the workers map them.
+        simulator = make_simulator(data, out.parent, split, seed)
+        pictures, done = _open_set(out, info)
+        chunks = [list(range(start, min(start + _CHUNK, n))) for start in range(done, n, _CHUNK)]
+        start_worker = (str(data), str(out.parent), split, seed)
         with (
-            context.Pool(workers or os.cpu_count(), _start_worker, (str(data), str(out.parent), split, seed)) as pool,
-            table_path.open("ab") as table,
+            _results(chunks, simulator, workers or os.cpu_count() or 1, start_worker) as results,
+            (out / _TABLE).open("ab") as table,
         ):
-            for start, block, rows in pool.imap(_work, chunks):
-                pictures[start : start + len(block)] = block
+            for indices, (block, rows) in zip(chunks, results, strict=True):
+                pictures[indices[0] : indices[-1] + 1] = block
+                # Pictures first: a row on disk promises that its picture is there, also after a power cut.
+                pictures.flush()
                 table.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
                 table.flush()
-                yield start + len(block), n
-        pictures.flush()
+                yield indices[-1] + 1, n
     except OSError as error:
         raise DataError(
-            f"{out}: cannot write the set ({error.strerror or error}); free disk and run it again"
+            f"{out}: cannot write the set ({error.strerror or error}); free disk or choose another folder, and run it "
+            "again"
+        ) from error
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"{out}: a worker process died, often for want of memory; run it again with fewer workers, it goes on "
+            "where it stopped"
         ) from error
 
 
-def _claim(out: Path, info: SetInfo) -> None:
+@contextmanager
+def _results(
+    chunks: list[list[int]], simulator: Simulator, workers: int, start_worker: tuple[str, str, Split, int]
+) -> Iterator[Iterator[tuple[UInt8Array, list[SampleRow]]]]:
+    """Results of the chunks in their order; what is not yet made when the block is left is given up."""
+    workers = min(workers, len(chunks))
+    if workers <= 1:
+        yield (_work(simulator, indices) for indices in chunks)
+        return
+    # Not multiprocessing.Pool: it waits for ever for a worker that the system has killed.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=start_worker
+    )
+    try:
+        yield pool.map(_work_apart, chunks)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_claim(out: Path, info: SetInfo) -> None:
     path = out / "set.json"
-    if path.is_file():
+    if not path.is_file():
+        return
+    try:
         found = msgspec.json.decode(path.read_bytes(), type=SetInfo)
-        if found != info:
-            raise DataError(f"{out} holds another set ({found}); choose another folder or delete it")
-    path.write_text(json.dumps(msgspec.to_builtins(info), indent=2) + "\n", encoding="utf-8")
+    except msgspec.MsgspecError as error:
+        raise DataError(f"{path} is damaged ({error}); choose another folder or delete it") from error
+    if found != info:
+        raise DataError(f"{out} holds another set ({found}); choose another folder or delete it")
 
 
-def _keep_lines(path: Path, count: int) -> None:
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
-    path.write_bytes(b"".join(lines[:count]))
+def _open_set(out: Path, info: SetInfo) -> tuple[np.memmap[tuple[int, ...], np.dtype[np.uint8]], int]:
+    """Claim the folder, open its pictures for writing, and say how many samples are done."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "set.json").write_text(json.dumps(msgspec.to_builtins(info), indent=2) + "\n", encoding="utf-8")
+    table, path, shape = out / _TABLE, out / _PICTURES, (info.n, PICTURE_PX, PICTURE_PX, 3)
+    if path.is_file() and table.is_file():
+        # A last line without its end was cut off while it was written.
+        lines = [line for line in table.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        done = len(lines) if len(lines) >= info.n else len(lines) - len(lines) % _CHUNK
+        table.write_bytes(b"".join(lines[:done]))
+        return np.load(path, mmap_mode="r+", allow_pickle=False), done
+    # Under another name until it has its full size: a file that is there is one that can be mapped. Reserved at once:
+    # a disk that fills up under a map kills the process without a word.
+    partial = path.with_suffix(".partial")
+    open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with partial.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+    table.write_bytes(b"")
+    partial.replace(path)
+    return np.load(path, mmap_mode="r+", allow_pickle=False), 0

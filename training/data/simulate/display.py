@@ -30,10 +30,10 @@ FACE_DISPLAY_PX = {
 
 def draw_display(d: Draws, subtype: str) -> None:
     """Parameters of a screen."""
-    d.uniform("display_gamma", 0.75, 1.2)
-    d.uniform("display_saturation", 0.6, 1.35)
-    d.uniform("display_kelvin", 6000, 9500)
-    d.uniform("display_black", 0.004, 0.10)
+    d.uniform("display_gamma", 0.9, 1.5)
+    d.uniform("display_saturation", 0.85, 1.5)
+    d.uniform("display_kelvin", 5500, 8500)
+    d.loguniform("display_black", 0.0005, 0.03)
     d.sometimes("display_over", 0.3, 0.05, 0.7)
     low, high = FACE_DISPLAY_PX[subtype]
     d.loguniform("display_face_px", low, high)

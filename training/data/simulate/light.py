@@ -15,7 +15,7 @@ from training.data.simulate.optics import grid
 def draw_room_light(d: Draws) -> None:
     """Light of the room: direction and strength of a gradient, a coloured second light, its temperature."""
     d.uniform("light_angle", -3.1416, 3.1416)
-    d.sometimes("light_gradient", 0.8, 0.0, 0.9)
+    d.sometimes("light_gradient", 0.7, 0.0, 0.7)
     d.uniform("light_offset", -0.6, 0.6)
     d.uniform("light_kelvin", 2800, 8000)
     d.sometimes("light_mix", 0.35, 0.0, 0.6)
@@ -39,6 +39,14 @@ def room_light(draws: Sequence[Draws], size: int) -> Tensor:
     return (1 + gradient * ramp).clamp_min(0.03) * tint
 
 
+def fall_off(draws: Sequence[Draws], size: int) -> Tensor:
+    """Brightness of a screen that is seen at an angle (B, 1, H, W): a ramp along the room light's direction."""
+    points = grid(size, size)
+    angle = column(draws, "light_angle")
+    t = points[None, None, ..., 0] * torch.cos(angle) + points[None, None, ..., 1] * torch.sin(angle)
+    return (1 + column(draws, "screen_gradient") * t).clamp_min(0.1)
+
+
 def draw_glare(d: Draws, probability: float, strongest: float) -> None:
     """A soft highlight or a reflected room on glass or gloss."""
     d.sometimes("glare", probability, 0.02, strongest)
@@ -46,7 +54,7 @@ def draw_glare(d: Draws, probability: float, strongest: float) -> None:
     d.uniform("glare_y", -1.1, 1.1)
     d.loguniform("glare_size", 0.12, 1.2)
     d.uniform("glare_stretch", 0.4, 2.5)
-    d.sometimes("room_reflection", probability * 0.6, 0.02, 0.25)
+    d.sometimes("room_reflection", probability * 0.6, 0.01, 0.12)
 
 
 def glare(draws: Sequence[Draws], size: int, room: Tensor) -> Tensor:

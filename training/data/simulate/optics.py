@@ -94,9 +94,9 @@ def homography(rotation: Tensor, zoom: Tensor, shift: Tensor, tilt: Tensor) -> T
 
 
 def apply(matrices: Tensor, points: Tensor) -> Tensor:
-    """Apply (B, 3, 3) to points (B, ..., 2) or (..., 2) shared by the batch."""
+    """Apply (B, 3, 3) to points (B, H, W, 2), or to points (H, W, 2) that the batch shares: (B, H, W, 2)."""
     b = matrices.shape[0]
-    flat = points.expand(b, *points.shape[-3:]) if points.dim() == 3 and points.shape[0] != b else points
+    flat = points.expand(b, *points.shape) if points.dim() == 3 else points
     shape = flat.shape
     flat = flat.reshape(b, -1, 2)
     homogeneous = torch.cat([flat, torch.ones_like(flat[..., :1])], -1) @ matrices.transpose(1, 2)

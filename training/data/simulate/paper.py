@@ -15,10 +15,10 @@ from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
 PRINTS = {
-    "laser": ((0.03, 0.14), (0.62, 0.9), (0.5, 1.0), (70.0, 260.0)),
-    "inkjet": ((0.04, 0.16), (0.65, 0.9), (0.55, 1.05), (300.0, 900.0)),
-    "photo_paper": ((0.01, 0.06), (0.75, 0.95), (0.8, 1.15), (400.0, 1200.0)),
-    "newsprint": ((0.08, 0.25), (0.45, 0.7), (0.3, 0.8), (35.0, 110.0)),
+    "laser": ((0.01, 0.06), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
+    "inkjet": ((0.015, 0.07), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
+    "photo_paper": ((0.003, 0.03), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
+    "newsprint": ((0.04, 0.12), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
 #: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
 SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
@@ -30,12 +30,12 @@ def draw_paper(d: Draws, subtype: str) -> None:
     d.uniform("print_floor", *floor)
     d.uniform("print_white", *white)
     d.uniform("print_saturation", *saturation)
-    d.uniform("print_gamma", 0.8, 1.25)
+    d.uniform("print_gamma", 0.9, 1.5)
     d.loguniform("print_lines", *lines)
     d.uniform("print_screen", 0.2, 0.9)
     d.uniform("print_phase", 0, 2 * math.pi)
     d.chance("print_grey", 0.06)
-    d.uniform("print_red", 0.88, 1.12)
+    d.uniform("print_red", 0.92, 1.15)
     d.uniform("print_blue", 0.85, 1.12)
     d.uniform("paper_noise", 0.003, 0.04)
     d.sometimes("print_banding", 0.25, 0.01, 0.08)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,30 +30,39 @@ def build_tiles(pictures: Sequence[FacePicture], cache: Path, *, tile_px: int = 
 
     Args:
         pictures: The pictures, in the order of the tiles.
-        cache: ``.npy`` file to write or map; it is written anew when its shape differs.
+        cache: ``.npy`` file to write or map. A digest of what the tiles are cut from lies beside it (``.key``); where
+            it differs, the tiles are cut anew.
         tile_px: Side of a tile in pixels.
 
     Returns:
         uint8 (n, tile_px, tile_px, 3), red first, memory-mapped.
 
     Raises:
-        DataError: A picture cannot be read.
+        DataError: A picture cannot be read, or is not the one of the manifest.
     """
     shape = (len(pictures), tile_px, tile_px, 3)
-    if cache.is_file():
-        tiles = np.load(cache, mmap_mode="r", allow_pickle=False)
-        if tiles.shape == shape:
-            return tiles  # type: ignore[no-any-return]
+    key, key_path = _tiles_key(pictures, tile_px), cache.with_suffix(".key")
+    if cache.is_file() and key_path.is_file() and key_path.read_text(encoding="utf-8") == key:
+        return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     cache.parent.mkdir(parents=True, exist_ok=True)
     partial = cache.with_suffix(".partial")
     out = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     spec = InputSpec(size_px=tile_px, crop_scale=TILE_SCALE)
     for i, picture in enumerate(pictures):
-        out[i] = crop_face(picture.read(), picture.box, spec)
+        out[i] = crop_face(picture.read(verify=True), picture.box, spec)
     out.flush()
     del out
+    # In this order a crash never leaves a key beside tiles that it does not describe.
+    key_path.unlink(missing_ok=True)
     partial.replace(cache)
+    key_path.write_text(key, encoding="utf-8")
     return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _tiles_key(pictures: Sequence[FacePicture], tile_px: int) -> str:
+    """Digest of everything that tiles depend on."""
+    lines = [f"{tile_px} {TILE_SCALE}", *(f"{p.key} {p.sha256} {p.box.xyxy}" for p in pictures)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def to_tensor(tiles: UInt8Array) -> Tensor:

@@ -17,6 +17,7 @@ from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.optics import apply, blur, grid, sample
 from training.data.simulate.scene import to_tensor
 from training.data.simulate.species import BONA_FIDE, SPECIES
+from training.data.simulate.threads import one_thread
 from training.errors import DataError
 
 #: Side of a simulated picture in pixels; the face box is about 96 px wide in it.
@@ -126,12 +127,13 @@ class Simulator:
         if species == "replay":
             compose.draw_surroundings(d, (0.03, 0.3))
             display.draw_display(d, subtype)
-            light.draw_glare(d, 0.45, 0.30)
+            light.draw_glare(d, 0.45, 0.25)
+            d.sometimes("screen_gradient", 0.6, 0.0, 0.6)
             d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
         else:
             compose.draw_surroundings(d, (0.0, 0.35))
             paper.draw_paper(d, subtype)
-            light.draw_glare(d, 0.45 if subtype == "photo_paper" else 0.1, 0.35)
+            light.draw_glare(d, 0.45 if subtype == "photo_paper" else 0.1, 0.25)
 
     def samples(self, indices: Sequence[int]) -> list[Sample]:
         """Make samples by their numbers.
@@ -159,8 +161,9 @@ class Simulator:
             groups[species, int(d.values["sensor_px"])].append(place)
         out: dict[int, Sample] = {}
         for (species, sensor_px), places in groups.items():
-            for place, sample_ in zip(places, self._group(species, sensor_px, [draws[p] for p in places]), strict=True):
-                out[place] = sample_
+            with one_thread():
+                group = self._group(species, sensor_px, [draws[p] for p in places])
+            out |= zip(places, group, strict=True)
         return [out[place] for place in range(len(draws))]
 
     def _group(self, species: str, sensor_px: int, draws: list[Draws]) -> list[Sample]:
@@ -208,7 +211,7 @@ class Simulator:
         # The screen's scaler works on sRGB values; light comes after it.
         shown = self._look(capture.attackers_capture(tiles, draws), plane, px)
         content = display.emit(shown, draws) * display.pixel_structure(plane, draws, sigma, px)
-        content = content * display.banding(draws, size)
+        content = content * display.banding(draws, size) * light.fall_off(draws, size)
         behind = self._room(draws, size) * light.room_light(draws, size)
         content = content + light.glare(draws, size, behind)
         levels = {"black": 0.006, "dark": 0.03, "white": 0.6, "silver": 0.35}

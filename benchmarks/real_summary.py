@@ -1,0 +1,81 @@
+"""Summarises scores of real captures as evaluations for a model card.
+
+    python -m benchmarks.real_summary --set DIR --scores scores.csv --out real.json
+
+``DIR/manifest.csv`` has the columns ``file, label`` (live or spoof), ``source, kind`` (crop or clip_frame), ``size``.
+The AUC is pooled over all captures of a size; its interval is a bootstrap over sources, because captures of one source
+are alike. Only these aggregates leave the folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+
+from fasedge import metrics
+from fasedge.cards import Evaluation
+from fasedge.types import Label
+
+_LABELS = {"live": Label.BONA_FIDE, "spoof": Label.ATTACK}
+_KINDS = {"crop": "face crops", "clip_frame": "frames of clips"}
+
+
+def evaluation(rows: list[dict[str, str]], scores: dict[str, float], kind: str, size: str) -> Evaluation:
+    """Evaluate the captures of one kind and size."""
+    labels = np.array([int(_LABELS[r["label"]]) for r in rows])
+    values = np.array([scores.get(r["file"], np.nan) for r in rows])
+    responded = np.isfinite(values)
+    sources = np.array([r["source"] for r in rows])
+    report = metrics.evaluate(values, labels, subjects=list(sources), split="real")
+    by_source = {}
+    for i, source in enumerate(sorted(set(sources)), start=1):
+        chosen = responded & (sources == source)
+        if len(set(labels[chosen])) == 2:
+            by_source[f"source {i}"] = round(float(metrics.auc(values[chosen], labels[chosen])), 4)
+    mean = f"mean AUC within sources {np.mean(list(by_source.values())):.3f}; " if by_source else ""
+    interval = None if report.intervals is None else report.intervals.auc
+    return Evaluation(
+        dataset=f"real development captures, {_KINDS[kind]}, size {size} (screen replays only)",
+        kind="real",
+        n_bona_fide=int((labels == 1).sum()),
+        n_attack=int((labels == 0).sum()),
+        auc=float(report.auc),
+        auc_low=float(interval.low) if interval else 0.0,
+        auc_high=float(interval.high) if interval else 1.0,
+        eer=float(report.eer.value),
+        by_source_auc=by_source,
+        notes=f"{mean}interval over {len(set(sources))} sources; {int((~responded).sum())} non-responses; reference boxes",
+    )
+
+
+def main(
+    *,
+    captures: Annotated[Path, typer.Option("--set", help="Folder with manifest.csv.")],
+    scores: Annotated[Path, typer.Option(help="CSV of benchmarks.real_captures.")],
+    out: Annotated[Path, typer.Option(help="JSON to write: evaluations for `python -m quantize facts`.")],
+) -> None:
+    """Summarise."""
+    with scores.open(newline="", encoding="utf-8") as stream:
+        found = {r["file"]: float(r["score"]) for r in csv.DictReader(stream) if r["score"]}
+    groups: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    with (captures / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            groups[row["kind"], row["size"]].append(row)
+    results = [
+        evaluation(rows, found, kind, size)
+        for (kind, size), rows in sorted(groups.items())
+        if any(r["file"] in found for r in rows)
+    ]
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
+    for item in results:
+        print(f"{item.dataset}: AUC {item.auc:.3f} [{item.auc_low:.3f}, {item.auc_high:.3f}]; {item.notes}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

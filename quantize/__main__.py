@@ -73,12 +73,17 @@ def distil(
         Path | None, typer.Option(help="Checkpoint of a full-precision method; none: no teacher.")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the imitation, 0 to 1.")] = 0.5,
+    start: Annotated[bool, typer.Option(help="Start from the teacher's weights; needs the same trunk.")] = False,
 ) -> None:
     """Train the student, with or without a teacher."""
     settings = load_config(config)
     torch.manual_seed(settings.seed)
     master = None if teacher is None else load_teacher(teacher)[0]
     task = DistilTask(settings, master, alpha=alpha)
+    if start:
+        if master is None:
+            raise typer.BadParameter("--start needs --teacher")
+        task.start_from(master)
     for record in Trainer(task, settings, SampleSet.load(train), SampleSet.load(dev), out).run():
         console.print(record.line())
 

@@ -11,6 +11,7 @@ form follows the method's map.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -27,6 +28,7 @@ from training.backbones import Trunk
 from training.build import MethodTask, Task, build_trunk, method_settings
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
+from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.methods.a_deeppixbis import a_bce
 
@@ -40,6 +42,9 @@ class DistilTask:
         alpha: Weight of the imitation, in [0, 1].
         temperature: T: factor on the cosines before the sigmoid of both.
         student: A student that exists already, instead of a new one with the configured trunk.
+
+    Raises:
+        ConfigError: ``alpha`` or ``temperature`` is out of range, or the teacher's map has another size.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class DistilTask:
         temperature: float = 4.0,
         student: PixelCosineStudent | None = None,
     ) -> None:
+        if not 0 <= alpha <= 1 or not 0 < temperature < math.inf:
+            raise ConfigError(f"distillation needs alpha in [0, 1] and temperature > 0, got {alpha} and {temperature}")
         trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
         self._student = student or PixelCosineStudent(trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
@@ -59,6 +66,12 @@ class DistilTask:
         self._alpha = alpha if teacher is not None else 0.0
         self._temperature = temperature
         if teacher is not None:
+            sides = teacher.module.config.map_side, self._settings.map_side
+            if sides[0] != sides[1]:
+                raise ConfigError(
+                    f"the teacher's map has {sides[0]} cells a side, the student's {sides[1]}; give the student an "
+                    f"input.size_px of {16 * sides[0]}"
+                )
             teacher.module.eval()
             teacher.module.requires_grad_(False)
 
@@ -66,6 +79,15 @@ class DistilTask:
     def module(self) -> PixelCosineStudent:
         """The student."""
         return self._student
+
+    def start_from(self, teacher: MethodTask) -> None:
+        """Give the student the teacher's trunk and pixel filter as a start, where both have the same trunk.
+
+        Raises:
+            StateMismatchError: The trunks differ.
+        """
+        load_exactly(self._student.trunk, teacher.module.trunk.state_dict(), what="the teacher's trunk")
+        self._student.filter.weight.data.copy_(teacher.module.pixel_filter.weight.data)
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Task loss and imitation."""

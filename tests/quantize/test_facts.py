@@ -1,0 +1,81 @@
+"""Facts for the card: thresholds from dev, rates on test, nothing by hand."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from fasedge.cards import Evaluation
+from quantize.errors import CalibrationDataError
+from quantize.facts import as_scored, golden_indices, operating_points, read_evaluations, simulated_evaluation
+from training.data.samples import SampleRow, SampleSet, SetInfo
+from training.errors import DataError
+
+
+def sample_set(split: str, n: int = 40, pictures: tuple[str, ...] = ("a.jpg", "b.jpg")) -> SampleSet:
+    rows = [
+        SampleRow(
+            index=i,
+            box_xyxy=(2, 2, 6, 6),
+            label=i % 2,
+            species="bona_fide" if i % 2 else ("print" if i % 4 else "replay"),
+            subtype="x",
+            source="s",
+            identity=f"p{i % 10}",
+            picture=pictures[i // 2 % len(pictures)],
+            split=split,
+            params={},
+        )
+        for i in range(n)
+    ]
+    return SampleSet(np.zeros((n, 8, 8, 3), np.uint8), rows, SetInfo(split=split, seed=1, n=n))
+
+
+def test_thresholds_come_from_dev_and_rates_from_test() -> None:
+    dev, test = sample_set("dev"), sample_set("test")
+    dev_scores = np.where(dev.labels == 1, 0.8, 0.2) + np.linspace(0, 0.1, 40)
+    test_scores = np.where(test.labels == 1, 0.9, 0.1)
+    test_scores[0] = 0.95  # one of ten replays passes
+    point = operating_points(as_scored(dev, dev_scores), as_scored(test, test_scores), "int8", ["bpcer5"])[0]
+    assert 0.3 < point.threshold < 0.9
+    assert point.apcer["replay"].errors == 1
+    assert point.apcer["replay"].n == 10
+    assert point.apcer["print"].errors == 0
+    assert point.apcer_max == pytest.approx(0.1)
+    assert point.bpcer.errors == 0
+    assert point.acer == pytest.approx(0.05)
+
+
+def test_thresholds_are_not_chosen_on_another_split() -> None:
+    test = as_scored(sample_set("test"), np.linspace(0, 1, 40))
+    with pytest.raises(DataError, match="dev"):
+        operating_points(test, test, "int8")
+
+
+def test_the_evaluation_counts_both_classes_and_names_the_kind() -> None:
+    test = sample_set("test")
+    found = simulated_evaluation(as_scored(test, np.where(test.labels == 1, 0.9, 0.1)), "fp32")
+    assert (found.kind, found.n_bona_fide, found.n_attack, found.auc, found.eer) == ("simulated", 20, 20, 1.0, 0.0)
+
+
+def test_golden_pictures_alternate_and_are_free() -> None:
+    samples = sample_set("test")
+    chosen = golden_indices(samples, {"a.jpg": "public-domain", "b.jpg": "CC-BY-4.0"}, 4)
+    assert [samples.table[i].picture for i in chosen] == ["a.jpg"] * 4
+    assert [samples.table[i].label for i in chosen] == [0, 1, 0, 1]
+
+
+def test_too_few_free_pictures_are_an_error() -> None:
+    with pytest.raises(CalibrationDataError, match="public-domain"):
+        golden_indices(sample_set("test"), {"a.jpg": "CC-BY-4.0"})
+
+
+def test_evaluations_of_other_programs_are_read_and_bad_ones_refused(tmp_path: Path) -> None:
+    item = Evaluation(dataset="d", kind="real", n_bona_fide=1, n_attack=1, auc=0.5, auc_low=0, auc_high=1, eer=0.5)
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_bytes(msgspec.json.encode([item]))
+    bad.write_text("{}")
+    assert read_evaluations([good]) == [item]
+    with pytest.raises(CalibrationDataError, match=r"bad\.json"):
+        read_evaluations([bad])

@@ -91,6 +91,8 @@ def build_trunk(config: MethodConfig) -> Trunk:
         if config.width != 1 or config.weights:
             raise ConfigError("efficientnet_lite0 has no width and loads its weights from its own package")
         return make(pretrained=config.pretrained)
+    if config.pretrained:
+        raise ConfigError(f"no package carries weights for {config.trunk}; name their file in method.weights instead")
     trunk = make(width=config.width)
     if config.weights and isinstance(trunk, DenseNetTrunk):
         load_torchvision_weights(trunk, Path(config.weights))

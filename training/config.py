@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -145,9 +146,12 @@ def load_config(path: Path) -> TrainConfig:
         config = msgspec.toml.decode(path.read_bytes(), type=TrainConfig)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{path}: {error}") from error
-    check_config(config)
+    try:
+        check_config(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
@@ -157,17 +161,33 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         ConfigError: Names the value and what was expected.
     """
-    o, i, a = config.optimiser, config.input, config.augment
+    o, i, a, m = config.optimiser, config.input, config.augment, config.method
     shares = (a.flip, a.grey, a.blur, a.erase)
+    changes = (a.brightness, a.contrast, a.saturation, a.colour)
     rules = (
-        (o.learning_rate > 0, f"optimiser.learning_rate must be > 0, got {o.learning_rate}"),
+        # Seeds of numpy's generators; a negative one fails in the middle of a run.
+        (config.seed >= 0, f"seed must be >= 0, got {config.seed}"),
+        (0 < o.learning_rate < math.inf, f"optimiser.learning_rate must be > 0, got {o.learning_rate}"),
+        (0 <= o.weight_decay < math.inf, f"optimiser.weight_decay must be >= 0, got {o.weight_decay}"),
+        (o.warmup_steps >= 0, f"optimiser.warmup_steps must be >= 0, got {o.warmup_steps}"),
+        (0 <= o.clip_norm < math.inf, f"optimiser.clip_norm must be >= 0, got {o.clip_norm}"),
         (o.batch >= 2, f"optimiser.batch must be >= 2 (batch normalisation), got {o.batch}"),
         (o.epochs >= 1, f"optimiser.epochs must be >= 1, got {o.epochs}"),
         (0 <= o.average < 1, f"optimiser.average must lie in [0, 1), got {o.average}"),
         (0 <= o.label_smoothing < 1, f"optimiser.label_smoothing must lie in [0, 1), got {o.label_smoothing}"),
         (i.size_px >= 16 and i.size_px % 16 == 0, f"input.size_px must be a multiple of 16, got {i.size_px}"),
-        (i.crop_scale > 0, f"input.crop_scale must be > 0, got {i.crop_scale}"),
-        (all(0 <= p <= 1 for p in shares), f"augment: probabilities must lie in [0, 1], got {shares}"),
+        (0 < i.crop_scale < 100, f"input.crop_scale must lie in (0, 100), got {i.crop_scale}"),
+        (0 < m.width < math.inf, f"method.width must be > 0, got {m.width}"),
+        (all(0 <= p <= 1 for p in shares), f"augment: flip, grey, blur and erase must lie in [0, 1], got {shares}"),
+        (
+            all(0 <= c <= 1 for c in changes),
+            f"augment: brightness, contrast, saturation and colour must lie in [0, 1], got {changes}",
+        ),
+        (0 <= a.noise <= 255, f"augment.noise must lie in [0, 255], got {a.noise}"),
+        (
+            all(0 <= c <= 1 for c in (a.shift, a.zoom)),
+            f"augment: shift and zoom must lie in [0, 1], got {a.shift}, {a.zoom}",
+        ),
     )
     for holds, message in rules:
         if not holds:

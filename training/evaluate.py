@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fasedge import metrics
 from fasedge.types import Label
-from training.data.samples import SampleSet
+from training.data.samples import SampleRow, SampleSet
 from training.errors import DataError
 
 OPERATING_POINTS = ("bpcer1", "bpcer5", "bpcer10", "apcer1", "apcer5", "eer")
@@ -37,7 +37,13 @@ class ScoredSet:
         return self.samples.labels
 
     def column(self, name: str) -> list[str]:
-        """A column of the set's table, as strings."""
+        """A column of the set's table, as strings.
+
+        Raises:
+            DataError: The table has no such column.
+        """
+        if name not in SampleRow.__struct_fields__:
+            raise DataError(f"no column {name!r}; expected one of {', '.join(SampleRow.__struct_fields__)}")
         return [str(getattr(row, name)) for row in self.samples.table]
 
 
@@ -73,20 +79,23 @@ def auc_by(scored: ScoredSet, column: str) -> dict[str, float]:
 
 
 def evaluate_sets(dev: ScoredSet, test: ScoredSet) -> dict[str, object]:
-    """Everything that is reported about a model on simulated data, as plain JSON values."""
+    """Everything that is reported about a model on simulated data, as plain JSON values.
+
+    Raises:
+        DataError: ``dev`` is not of the development split.
+        MetricError: ``test`` is the development split, or a class is missing.
+    """
     chosen = thresholds(dev)
     subjects, species = test.column("identity"), test.column("species")
     reports = {
-        name: asdict(
-            metrics.evaluate(
-                test.scores,
-                test.labels,
-                species=species,
-                subjects=subjects,
-                threshold=value,
-                split=test.samples.info.split,
-            )
-        )
+        name: metrics.evaluate(
+            test.scores,
+            test.labels,
+            species=species,
+            subjects=subjects,
+            threshold=value,
+            split=test.samples.info.split,
+        ).as_dict()
         for name, value in chosen.items()
     }
     return {
@@ -101,20 +110,29 @@ def evaluate_sets(dev: ScoredSet, test: ScoredSet) -> dict[str, object]:
 
 
 def write_evaluation(out: Path, test: ScoredSet, results: dict[str, object]) -> None:
-    """Write ``metrics.json`` and ``scores.csv``."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "metrics.json").write_text(json.dumps(results, indent=2, default=str) + "\n", encoding="utf-8")
-    with (out / "scores.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["index", "label", "species", "subtype", "source", "identity", "score"])
-        for row, score in zip(test.samples.table, test.scores, strict=True):
-            fields = [row.index, row.label, row.species, row.subtype, row.source, row.identity]
-            writer.writerow([*fields, f"{score:.6f}"])
+    """Write ``metrics.json`` and ``scores.csv``.
+
+    Raises:
+        DataError: The folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=2, allow_nan=False)
+        (out / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        with (out / "scores.csv").open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["index", "label", "species", "subtype", "source", "identity", "score"])
+            for row, score in zip(test.samples.table, test.scores, strict=True):
+                fields = [row.index, row.label, row.species, row.subtype, row.source, row.identity]
+                writer.writerow([*fields, f"{score:.6f}"])
+    except OSError as error:
+        raise DataError(f"{out}: the evaluation cannot be written ({error.strerror or error})") from error
 
 
-#: Scalars that must not tell the classes apart: a model could lean on them instead of on the attack.
 def confounds(samples: SampleSet) -> dict[str, float]:
     """AUC of single scalars of the face region, each in the direction in which it separates better.
+
+    None of them should tell the classes apart: a model could lean on it instead of on the attack.
 
     Returns:
         ``brightness``, ``sharpness`` (variance of the Laplacian), ``saturation``, ``red_blue``: AUC in [0.5, 1].

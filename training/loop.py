@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict, cast
 
 import msgspec
 import numpy as np
@@ -18,14 +19,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from fasedge import metrics
+from fasedge.types import Label
 from training.build import Task
 from training.checkpoint import flatten, load_checkpoint, restore, save_checkpoint
 from training.config import OptimiserConfig, TrainConfig
 from training.data.augment import augment
-from training.data.samples import SampleSet
-from training.errors import CheckpointError, DivergedError
+from training.data.samples import SampleSet, SetInfo
+from training.errors import CheckpointError, CheckpointWriteError, DataError, DivergedError
 
-LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.jsonl"
+LAST, BEST, HISTORY, RECORD = "last.safetensors", "best.safetensors", "history.jsonl", "run.json"
 _EVALUATION_BATCH = 64
 
 
@@ -88,13 +90,41 @@ def score_set(
 
 
 def learning_rate(config: OptimiserConfig, step: int, total: int) -> float:
-    """Learning rate at a step: linear warm-up, then constant or half a cosine."""
+    """Learning rate at a step of ``total``, counted from 0: linear warm-up, then constant or half a cosine."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class _State(TypedDict):
+    """What ``last.safetensors`` holds."""
+
+    module: dict[str, Tensor]
+    optimiser: dict[str, object]
+    average: NotRequired[dict[str, Tensor]]
+
+
+class _SetsOfRun(msgspec.Struct, frozen=True):
+    """The part of ``run.json`` that a resumed run must have in common."""
+
+    train: SetInfo
+    dev: SetInfo
+
+
+def _check_sets(train: SampleSet, dev: SampleSet) -> None:
+    """Refuse sets that would fail, or flatter, after the first epoch."""
+    for name, samples in (("train", train), ("dev", dev)):
+        if set(samples.labels.tolist()) != {int(Label.ATTACK), int(Label.BONA_FIDE)}:
+            raise DataError(f"the {name} set needs bona fide presentations and attacks, got one class of the two")
+    shared = {row.identity for row in train.table} & {row.identity for row in dev.table}
+    if shared:
+        raise DataError(
+            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
+            "different splits"
+        )
 
 
 class Trainer:
@@ -106,11 +136,16 @@ class Trainer:
         train: Training samples.
         dev: Samples that choose the epoch to keep.
         out: Folder of checkpoints, history and the run record.
+
+    Raises:
+        DataError: A set lacks a class, or somebody is in both.
+        CheckpointWriteError: The folder cannot be made.
     """
 
     def __init__(self, task: Task, config: TrainConfig, train: SampleSet, dev: SampleSet, out: Path) -> None:
         self._task, self._config, self._train, self._dev, self._out = task, config, train, dev, out
         # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
+        _check_sets(train, dev)
         task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         o = config.optimiser
         make = AdamW if o.decoupled else Adam
@@ -119,7 +154,10 @@ class Trainer:
         self._steps = max(1, len(train) // o.batch)
         self._epoch = 0
         self._best = -math.inf
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointWriteError(f"{out}: cannot be made ({error.strerror or error}); name a folder") from error
 
     def run(self) -> Iterator[EpochRecord]:
         """Train to the end, from the last checkpoint if there is one.
@@ -128,12 +166,15 @@ class Trainer:
             A record after every epoch.
 
         Raises:
-            DivergedError: The loss is not finite; the batch is kept for inspection.
-            CheckpointError: The checkpoint in the folder belongs to another configuration.
+            DivergedError: Loss, gradient or scores are not finite; the batch of the step is kept for inspection.
+            CheckpointError: The checkpoint in the folder belongs to another configuration or other sets, or it cannot
+                be read.
         """
-        self._write_record()
         if (self._out / LAST).is_file():
             self._resume()
+        # Only now: a run that is refused must leave the record of the one that is there.
+        self._write_record()
+        self._trim_history()
         while self._epoch < self._config.optimiser.epochs:
             start = time.perf_counter()
             loss = self._one_epoch()
@@ -159,11 +200,13 @@ class Trainer:
             target = torch.from_numpy(labels[chosen]).float() * (1 - o.label_smoothing) + o.label_smoothing / 2
             loss = self._task.loss(rgb, target)
             if not bool(torch.isfinite(loss)):
-                self._keep_batch(rgb, chosen, step)
+                self._keep_batch(rgb, chosen, step, "loss")
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             if o.clip_norm:
-                nn.utils.clip_grad_norm_(module.parameters(), o.clip_norm)
+                norm = nn.utils.clip_grad_norm_(module.parameters(), o.clip_norm)
+                if not bool(torch.isfinite(norm)):
+                    self._keep_batch(rgb, chosen, step, "gradient")
             self._optimiser.step()
             if self._average:
                 self._average.update(module, step)
@@ -178,10 +221,14 @@ class Trainer:
         crops = self._train.crops(chosen.tolist(), self._config.input.spec(), jitter=a.jitter(), rng=rng)
         return augment(torch.from_numpy(crops), a, generator)
 
-    def _keep_batch(self, rgb: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], step: int) -> None:
+    def _keep_batch(
+        self, rgb: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], step: int, what: str
+    ) -> None:
         path = self._out / "diverged.npz"
         np.savez_compressed(path, rgb=rgb.numpy(), indices=chosen, step=step)
-        raise DivergedError(f"the loss of step {step} is not finite; its batch is kept in {path}")
+        raise DivergedError(
+            f"the {what} of step {step} is not finite; its batch is kept in {path}. Try a lower learning rate"
+        )
 
     def _kept_module(self) -> nn.Module:
         return self._average.module if self._average else self._task.module
@@ -194,6 +241,8 @@ class Trainer:
         scores = score_set(self._task.score, module, self._dev, self._config)
         if live is not None:
             module.load_state_dict(live)
+        if not np.isfinite(scores).all():
+            raise DivergedError(f"scores of the dev set are not finite after epoch {self._epoch}: the weights diverged")
         auc = metrics.auc(scores, self._dev.labels)
         eer = metrics.eer(scores, self._dev.labels).value
         if -eer > self._best:
@@ -222,16 +271,51 @@ class Trainer:
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self._out / LAST)
         meta = checkpoint.metadata
+        missing = {"config", "skeleton", "epoch", "best"} - set(meta)
+        if missing:
+            raise CheckpointError(f"{self._out / LAST} is not of a training run: {', '.join(sorted(missing))} missing")
         if meta["config"] != json.loads(msgspec.json.encode(self._config)):
             raise CheckpointError(f"{self._out} holds a run with another configuration; choose another folder")
-        state = restore(meta["skeleton"], checkpoint.tensors)
-        assert isinstance(state, dict)
-        self._task.module.load_state_dict(state["module"])  # type: ignore[arg-type]
-        self._optimiser.load_state_dict(state["optimiser"])  # type: ignore[arg-type]
+        self._check_same_sets()
+        state = cast("_State", restore(meta["skeleton"], checkpoint.tensors))
+        self._task.module.load_state_dict(state["module"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._restore_layout()
         if self._average:
-            self._average.module.load_state_dict(state["average"])  # type: ignore[arg-type]
+            self._average.module.load_state_dict(state["average"])
         self._epoch = int(str(meta["epoch"]))
         self._best = -math.inf if meta["best"] is None else float(str(meta["best"]))
+
+    def _restore_layout(self) -> None:
+        """Lay the optimiser's moments out in memory as their weights are.
+
+        A checkpoint stores plain rows; next to channels-last weights, torch would walk them one by one: slowly, and
+        with another rounding than the run that was not interrupted.
+        """
+        for parameter, moments in self._optimiser.state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+    def _check_same_sets(self) -> None:
+        path = self._out / RECORD
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=_SetsOfRun)
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            raise CheckpointError(f"{path} cannot be read ({error}); choose another folder") from error
+        if (record.train, record.dev) != (self._train.info, self._dev.info):
+            raise CheckpointError(
+                f"{self._out} holds a run on other sets ({record.train}, {record.dev}); choose another folder"
+            )
+
+    def _trim_history(self) -> None:
+        """Drop the lines of epochs that were not saved any more when a run was interrupted."""
+        path = self._out / HISTORY
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        if len(lines) > self._epoch:
+            path.write_text("".join(lines[: self._epoch]), encoding="utf-8")
 
     def _write_record(self) -> None:
         record = {
@@ -243,4 +327,4 @@ class Trainer:
             "machine": platform.machine(),
             "parameters": sum(p.numel() for p in self._task.module.parameters()),
         }
-        (self._out / "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (self._out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -59,6 +59,18 @@ def preview(
         console.print(path)
 
 
+@app.command("sample-pack")
+def sample_pack(
+    out: Annotated[Path, typer.Argument(help="Folder of the pack.")] = Path("fasedge/assets/samples"),
+    data: DataOption = None,
+) -> None:
+    """Build the sample pictures that ship with fasedge, with their index and attributions."""
+    from training.sample_pack import build_pack
+
+    files = build_pack(data_folder(data), out)
+    console.print(f"{len(files)} files, {sum(path.stat().st_size for path in files):,} bytes: {out}")
+
+
 @app.command()
 def confounds(sample_set: Annotated[Path, typer.Argument(help="A set made by `simulate`.")]) -> None:
     """Say how well single scalars (brightness, sharpness …) separate the classes of a set; 0.5 is ideal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from fasedge.cards import models_folder, sha256_of
 from fasedge.errors import FasEdgeError
+from fasedge.types import UInt8Array
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distill import DistilTask, load_task, load_teacher
 from quantize.errors import CalibrationDataError, ParityError
@@ -26,6 +28,7 @@ from quantize.facts import (
     read_evaluations,
     simulated_evaluation,
 )
+from quantize.finetune import FinetuneConfig, finetune
 from quantize.grid import GridConfig, fit_grid
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
@@ -34,9 +37,11 @@ from quantize.students import ExportModel
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig, load_config
 from training.data.manifest import data_folder, read_manifest
-from training.data.samples import SampleSet
+from training.data.samples import CropJitter, SampleSet
 from training.errors import TrainingError
 from training.loop import Trainer, score_set
+
+DEFAULT_STEPS = FinetuneConfig().steps
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Turn a trained student into models for the engines of the SDK."
@@ -58,6 +63,11 @@ ModelsOption = Annotated[Path | None, typer.Option("--models", help="Default: in
 ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a score in the self-test.")]
 
 
+StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
+EvaluationOption = Annotated[
+    list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
+]
+VersionOption = Annotated[str, typer.Option(help="Version of the model.")]
 DevOption = Annotated[Path, typer.Option("--dev", help="Sample set of the dev split.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
 
@@ -120,10 +130,8 @@ def facts_command(
     facts: FactsOption,
     golden: GoldenOption,
     data: DataOption = None,
-    evaluation: Annotated[
-        list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
-    ] = None,
-    version: Annotated[str, typer.Option(help="Version of the model.")] = "0.1.0",
+    evaluation: EvaluationOption = None,
+    version: VersionOption = "0.1.0",
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     model, config, _ = _model(checkpoint, calibration)
@@ -175,18 +183,33 @@ def export(checkpoint: CheckpointOption, calibration: CalibrationOption, out: Fo
 
 
 @app.command()
-def int8(
+def int8(  # noqa: PLR0917 - typer passes by name
     checkpoint: CheckpointOption,
     calibration: CalibrationOption,
     out: FolderOption,
     train: TrainOption,
     crops: CropsOption = DEFAULT_CROPS,
+    steps: StepsOption = DEFAULT_STEPS,
 ) -> None:
-    """Choose one INT8 grid on train crops and write the network on it for all engines."""
+    """Choose one INT8 grid on train crops, fine-tune on it, and write the network for all engines."""
     model, config, _ = _model(checkpoint, calibration)
-    chosen = calibration_crops(SampleSet.load(train), config.input.spec(), crops)
-    for item in export_int8(fit_grid(model, chosen, GridConfig()), out, config.input.size_px, chosen[:1]):
+    samples = SampleSet.load(train)
+    chosen = calibration_crops(samples, config.input.spec(), crops)
+    grid = fit_grid(model, chosen, GridConfig())
+    tuning = FinetuneConfig(steps=steps)
+    record = finetune(grid, model, _training_crops(samples, config, tuning), tuning)
+    console.print(f"RMS error of the mean cosine: {record.before:.4f} before, {record.after:.4f} after fine-tuning")
+    for item in export_int8(grid, out, config.input.size_px, chosen[:1]):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
+
+
+def _training_crops(samples: SampleSet, config: TrainConfig, tuning: FinetuneConfig) -> Iterator[UInt8Array]:
+    rng = np.random.default_rng(config.seed)
+    jitter = config.augment.jitter() or CropJitter()
+    while True:
+        order = rng.permutation(len(samples))
+        for i in range(0, len(order) - tuning.batch + 1, tuning.batch):
+            yield samples.crops(order[i : i + tuning.batch].tolist(), config.input.spec(), jitter=jitter, rng=rng)
 
 
 @app.command()
@@ -242,20 +265,40 @@ def publish_command(
 def run(
     *,
     checkpoint: CheckpointOption,
-    calibration: CalibrationOption,
     out: FolderOption,
     train: TrainOption,
+    dev: DevOption,
     test: TestOption,
-    threshold: ThresholdOption,
-    facts: FactsOption,
-    golden: GoldenOption,
+    data: DataOption = None,
+    evaluation: EvaluationOption = None,
+    version: VersionOption = "0.1.0",
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
+    steps: StepsOption = DEFAULT_STEPS,
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
-    """All of it: export, int8, parity, publish. Stops at the first step that fails, with nothing published."""
+    """All of it: calibrate, export, int8, facts, parity, publish. Nothing is published when a step fails."""
+    out.mkdir(parents=True, exist_ok=True)
+    calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
+    calibrate(checkpoint=checkpoint, dev=dev, calibration=calibration)
     export(checkpoint, calibration, out)
-    int8(checkpoint, calibration, out, train, crops)
+    int8(checkpoint, calibration, out, train, crops, steps)
+    facts_command(
+        checkpoint=checkpoint,
+        calibration=calibration,
+        out=out,
+        dev=dev,
+        test=test,
+        facts=facts,
+        golden=golden,
+        data=data,
+        evaluation=evaluation,
+        version=version,
+    )
+    known = read_facts(facts)
+    threshold = next(
+        p.threshold for p in known.operating_points if (p.name, p.precision) == (known.default_operating_point, "fp32")
+    )
     parity(checkpoint, calibration, out, test, threshold)
     publish_command(
         checkpoint=checkpoint,

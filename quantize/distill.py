@@ -80,6 +80,13 @@ class DistilTask:
         """The student."""
         return self._student
 
+    def to(self, device: torch.device) -> None:
+        """Move student, teacher and first layer to a device."""
+        self._student.to(device)
+        self._input.to(device)
+        if self._teacher is not None:
+            self._teacher.to(device)
+
     def start_from(self, teacher: MethodTask) -> None:
         """Give the student the teacher's trunk and pixel filter as a start, where both have the same trunk.
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
@@ -25,6 +26,10 @@ class Task(Protocol):
     @property
     def module(self) -> nn.Module:
         """Holds every parameter that is trained."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move every network, trained or not, to a device; pictures and labels are expected there from then on."""
         ...
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
@@ -53,6 +58,11 @@ class MethodTask:
     def module(self) -> ADeepPixBiS:
         """The method's network."""
         return self._method
+
+    def to(self, device: torch.device) -> None:
+        """Move the network and its first layer to a device."""
+        self._method.to(device)
+        self._input.to(device)
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Return the total loss of the method."""

@@ -78,13 +78,14 @@ def score_set(
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Score a whole set on plain crops: float64 (n,)."""
     was_training = module.training
+    device = next(module.parameters()).device
     module.eval()
     out = []
     with torch.inference_mode():
         for start in range(0, len(samples), _EVALUATION_BATCH):
             indices = range(start, min(start + _EVALUATION_BATCH, len(samples)))
             crops = samples.crops(indices, config.input.spec())
-            out.append(score(torch.from_numpy(crops)).double().numpy())
+            out.append(score(torch.from_numpy(crops).to(device)).double().cpu().numpy())
     module.train(was_training)
     return np.concatenate(out)
 
@@ -144,8 +145,10 @@ class Trainer:
 
     def __init__(self, task: Task, config: TrainConfig, train: SampleSet, dev: SampleSet, out: Path) -> None:
         self._task, self._config, self._train, self._dev, self._out = task, config, train, dev, out
-        # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
         _check_sets(train, dev)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        task.to(self._device)
+        # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
         task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         o = config.optimiser
         make = AdamW if o.decoupled else Adam
@@ -196,9 +199,9 @@ class Trainer:
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate(o, step, total)
             chosen = order[i * o.batch : (i + 1) * o.batch]
-            rgb = self._batch(chosen, step)
+            rgb = self._batch(chosen, step).to(self._device)
             target = torch.from_numpy(labels[chosen]).float() * (1 - o.label_smoothing) + o.label_smoothing / 2
-            loss = self._task.loss(rgb, target)
+            loss = self._task.loss(rgb, target.to(self._device))
             if not bool(torch.isfinite(loss)):
                 self._keep_batch(rgb, chosen, step, "loss")
             self._optimiser.zero_grad(set_to_none=True)
@@ -225,7 +228,7 @@ class Trainer:
         self, rgb: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], step: int, what: str
     ) -> None:
         path = self._out / "diverged.npz"
-        np.savez_compressed(path, rgb=rgb.numpy(), indices=chosen, step=step)
+        np.savez_compressed(path, rgb=rgb.cpu().numpy(), indices=chosen, step=step)
         raise DivergedError(
             f"the {what} of step {step} is not finite; its batch is kept in {path}. Try a lower learning rate"
         )

@@ -39,6 +39,7 @@ from training.config import TrainConfig, load_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import CropJitter, SampleSet
 from training.errors import TrainingError
+from training.evaluate import evaluate_sets, write_evaluation
 from training.loop import Trainer, score_set
 
 DEFAULT_STEPS = FinetuneConfig().steps
@@ -117,6 +118,26 @@ def calibrate(
     )
     calibration.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     console.print(f"score = sigmoid({platt.scale:.4f} * cosine {platt.bias:+.4f})")
+
+
+@app.command()
+def evaluate(
+    *,
+    checkpoint: CheckpointOption,
+    dev: DevOption,
+    test: TestOption,
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and scores.csv.")],
+) -> None:
+    """Evaluate a method or a student at full precision: thresholds from dev, rates on test."""
+    task, config = load_task(checkpoint)
+    scored = {}
+    for name, path in (("dev", dev), ("test", test)):
+        samples = SampleSet.load(path)
+        scored[name] = as_scored(samples, score_set(task.score, task.module, samples, config))
+    results = evaluate_sets(scored["dev"], scored["test"])
+    write_evaluation(out, scored["test"], results)
+    for name in ("dev_auc", "test_auc", "by_source", "by_species", "by_subtype"):
+        console.print(name, results[name])
 
 
 @app.command("facts")

@@ -28,13 +28,13 @@ class FinetuneConfig:
     """How the rounded network is fine-tuned.
 
     Attributes:
-        steps: Optimiser steps; 0 leaves the network as it is.
+        steps: Optimiser steps; 0 leaves the network as it is. The default: see docs/results.md for what more did.
         batch: Crops per step.
         learning_rate: Peak learning rate of Adam; half a cosine to zero.
         pooled_weight: Weight of the error of the mean cosine beside the error of the map.
     """
 
-    steps: int = 120
+    steps: int = 0
     batch: int = 32
     learning_rate: float = 5e-5
     pooled_weight: float = 8.0

@@ -1,0 +1,68 @@
+"""Fine-tuning on the INT8 grid."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fasedge.types import UInt8Array
+from quantize.errors import CalibrationDataError
+from quantize.finetune import FinetuneConfig, finetune
+from quantize.grid import GridConfig, fit_grid, grid_convs, grids
+from quantize.students import ExportModel, PixelCosineStudent, Platt
+
+
+def crops(n: int, seed: int) -> UInt8Array:
+    return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3)).astype(np.uint8)
+
+
+def batches(n: int) -> Iterator[UInt8Array]:
+    return (crops(16, seed) for seed in range(n))
+
+
+@pytest.fixture
+def network() -> ExportModel:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU6(), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.ReLU6()
+    )
+    return ExportModel(PixelCosineStudent(trunk, 8), Platt(4.0, 0.0))
+
+
+def error(grid: ExportModel, network: ExportModel) -> float:
+    rgb = torch.from_numpy(crops(64, 99))
+    with torch.inference_mode():
+        return float((grid.cosines(rgb) - network.cosines(rgb)).square().mean())
+
+
+def test_a_coarse_grid_comes_nearer_to_the_full_precision_network(network: ExportModel) -> None:
+    grid = fit_grid(network, crops(64, 7), GridConfig(bias_correction=False))
+    for conv in grid_convs(grid).values():
+        conv.scale.mul_(8)  # three bits fewer: an error that can be seen
+        conv.code_max //= 8
+    before = error(grid, network)
+    finetune(grid, network, batches(200), FinetuneConfig(steps=200, batch=16, learning_rate=1e-4))
+    assert error(grid, network) < 0.8 * before
+
+
+def test_ranges_stay_and_weights_are_frozen_again(network: ExportModel) -> None:
+    grid = fit_grid(network, crops(64, 7), GridConfig())
+    limits = {name: item.limits for name, item in grids(grid).items()}
+    finetune(grid, network, batches(3), FinetuneConfig(steps=3))
+    assert {name: item.limits for name, item in grids(grid).items()} == limits
+    assert not any(p.requires_grad for p in grid.parameters())
+
+
+def test_no_steps_leave_the_network_as_it_is(network: ExportModel) -> None:
+    grid = fit_grid(network, crops(64, 7), GridConfig())
+    weights = [c.conv.weight.clone() for c in grid_convs(grid).values()]
+    finetune(grid, network, batches(0), FinetuneConfig(steps=0))
+    assert all(torch.equal(a, c.conv.weight) for a, c in zip(weights, grid_convs(grid).values(), strict=True))
+
+
+def test_too_few_batches_are_an_error(network: ExportModel) -> None:
+    grid = fit_grid(network, crops(64, 7), GridConfig())
+    with pytest.raises(CalibrationDataError, match="5 batches"):
+        finetune(grid, network, batches(2), FinetuneConfig(steps=5))

@@ -11,8 +11,10 @@ import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from fasedge.errors import FasEdgeError
 from training.config import load_config
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet, make_set
@@ -24,7 +26,7 @@ app = typer.Typer(
 console = Console()
 
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
-ThreadsOption = Annotated[int | None, typer.Option("--threads", help="Threads; default: all cores.")]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: all cores.")]
 
 
 @app.command()
@@ -102,15 +104,21 @@ def fit(
 
 
 def main() -> int:
-    """Run the program; errors made on purpose become one line."""
+    """Run the program; errors made on purpose become one line.
+
+    Returns:
+        0; 2 for a wrong command line; 3 for an error; 130 when the user stopped it.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
     try:
-        app(standalone_mode=False)
-    except TrainingError as error:
-        Console(stderr=True).print(f"[red]error[/red] {error}")
+        app()
+    except SystemExit as stop:  # how the command-line library ends every run
+        return stop.code if isinstance(stop.code, int) else 0
+    except (FasEdgeError, TrainingError, OSError) as error:
+        # Escaped: a bracket in a path is no mark-up. Not wrapped: a line stays a line for whoever searches the log.
+        message = escape(" ".join(str(error).splitlines()))
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error[/red] {message}")
         return 3
-    except typer.Abort:
-        return 130
     return 0
 
 

@@ -292,8 +292,8 @@ class Trainer:
     def _restore_layout(self) -> None:
         """Lay the optimiser's moments out in memory as their weights are.
 
-        A checkpoint stores plain rows; next to channels-last weights, torch would walk them one by one: slowly, and
-        with another rounding than the run that was not interrupted.
+        A checkpoint stores plain rows; next to channels-last weights, torch walks them element by element, which is
+        slow, and no promise that it rounds as it does for equal layouts.
         """
         for parameter, moments in self._optimiser.state.items():
             for name, value in moments.items():

@@ -1,0 +1,124 @@
+"""Configurations: what is read, what is refused and how it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.build import build_trunk, method_settings
+from training.config import AugmentConfig, MethodConfig, TrainConfig, load_config
+from training.data.samples import CropJitter
+from training.errors import ConfigError
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_configurations_load_and_fit_their_method(repository: Path) -> None:
+    paths = sorted((repository / "training" / "configs").glob("*.toml"))
+    assert len(paths) >= 2
+    for path in [*paths, repository / "quantize" / "student.toml"]:
+        config = load_config(path)
+        # The map has a cell for 16 px.
+        assert method_settings(config).map_side * 16 == config.input.size_px == config.input.spec().size_px
+
+
+def test_the_published_run_has_the_published_settings(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "a_deeppixbis.toml")
+    o, a = config.optimiser, config.augment
+    assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, o.decoupled) == (1e-3, 1e-5, 64, 10, False)
+    assert (a.flip, a.brightness, a.contrast, a.saturation) == (0.5, 0.15, 0.15, 0.15)
+    assert (config.seed, config.input.size_px, config.method.trunk) == (42, 224, "densenet161")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "")) == TrainConfig()
+
+
+def test_values_come_from_the_file(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "seed = 7\n[input]\nsize_px = 96\nbrightness = true\n[augment]\nzoom = 0.2"))
+    assert (config.seed, config.input.size_px) == (7, 96)
+    assert config.input.normalisation() is not None
+    assert config.augment.jitter() == CropJitter(shift=0.0, scale=0.2)
+    assert AugmentConfig().jitter() is None
+    assert TrainConfig().input.normalisation() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead = 1", "unknown field `sead`"),
+        ("[optimiser]\nlr = 1e-3", "unknown field `lr`"),
+        ("[optimiser]\nbatch = '64'", "Expected `int`, got `str`"),
+        ("[augment]\nflip = true", "Expected `float`, got `bool`"),
+        ("[optimiser]\nschedule = 'step'", "Invalid enum value 'step'"),
+        ("[method]\nname = 'cdcn'", "Invalid enum value 'cdcn'"),
+        ("seed = ", "run.toml"),
+        ("seed = -1", "seed must be >= 0, got -1"),
+        ("[optimiser]\nlearning_rate = 0", "learning_rate must be > 0, got 0"),
+        ("[optimiser]\nlearning_rate = nan", "learning_rate must be > 0, got nan"),
+        ("[optimiser]\nlearning_rate = inf", "learning_rate must be > 0, got inf"),
+        ("[optimiser]\nweight_decay = -1e-4", "weight_decay must be >= 0"),
+        ("[optimiser]\nwarmup_steps = -5", "warmup_steps must be >= 0"),
+        ("[optimiser]\nclip_norm = -1.0", "clip_norm must be >= 0"),
+        ("[optimiser]\nbatch = 1", "batch must be >= 2"),
+        ("[optimiser]\nepochs = 0", "epochs must be >= 1"),
+        ("[optimiser]\naverage = 1.0", "average must lie in"),
+        ("[optimiser]\nlabel_smoothing = 1.0", "label_smoothing must lie in"),
+        ("[input]\nsize_px = 100", "multiple of 16, got 100"),
+        ("[input]\nsize_px = 0", "multiple of 16, got 0"),
+        ("[input]\ncrop_scale = 0", "crop_scale must lie in"),
+        ("[input]\ncrop_scale = inf", "crop_scale must lie in"),
+        ("[method]\nwidth = 0", "width must be > 0"),
+        ("[augment]\nerase = 1.5", r"must lie in \[0, 1\]"),
+        ("[augment]\ncontrast = -0.1", r"must lie in \[0, 1\]"),
+        ("[augment]\ncolour = 1.2", r"must lie in \[0, 1\]"),
+        ("[augment]\nnoise = -1", "noise must lie in"),
+        ("[augment]\nzoom = -1", "shift and zoom must lie in"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_file_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(written(tmp_path, text))
+    assert str(tmp_path / "run.toml") in str(error.value)
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "run.toml").write_bytes(b"seed = 1 # \xff\xfe")
+    with pytest.raises(ConfigError, match="utf-8"):
+        load_config(tmp_path / "run.toml")
+
+
+def test_settings_of_the_method_override_the_profile_and_are_checked() -> None:
+    settings = method_settings(TrainConfig(method=MethodConfig(profile="paper", scale=8.0, margin=0.3)))
+    assert (settings.margin_mode, settings.scale, settings.margin) == ("plain", 8.0, 0.3)
+    with pytest.raises(ConfigError, match="scale > 0"):
+        method_settings(TrainConfig(method=MethodConfig(scale=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (MethodConfig(trunk="resnet"), "method.trunk must be one of .*densenet161"),
+        (MethodConfig(trunk="efficientnet_lite0", width=0.5), "no width"),
+        (MethodConfig(trunk="efficientnet_lite0", weights="a.pt"), "its own package"),
+        (MethodConfig(trunk="densenet161", pretrained=True), "method.weights"),
+    ],
+)
+def test_options_that_a_trunk_does_not_have_are_refused(method: MethodConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_trunk(method)
+
+
+def test_a_start_without_imagenet_weights_is_said_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="training"):
+        build_trunk(MethodConfig(trunk="densenet161", width=0.1))
+    assert "from scratch" in caplog.text

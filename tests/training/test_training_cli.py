@@ -1,0 +1,170 @@
+"""The command line: a whole small run, and errors in one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.fixtures.toy_sets import toy_row
+from training.__main__ import main
+from training.data.samples import SampleSet, make_set
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
+    return main()
+
+
+@pytest.fixture(scope="module")
+def sets(face_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a small set of train and of dev."""
+    folder = tmp_path_factory.mktemp("sets")
+    for split in ("train", "dev"):
+        list(make_set(face_pack, folder / split, split, 12, seed=3, workers=1))  # type: ignore[arg-type]
+    return folder
+
+
+def test_simulate_makes_a_set_and_goes_on_with_one(
+    face_pack: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("--split", "dev", "-n", 12, "--seed", 3, "--data", face_pack, "--workers", 1)
+    for _ in range(2):
+        assert run(monkeypatch, "simulate", tmp_path / "set", *arguments) == 0
+        for name in ("pictures.npy", "table.jsonl", "set.json"):
+            assert (tmp_path / "set" / name).read_bytes() == (sets / "dev" / name).read_bytes()
+
+
+def test_preview_draws_a_sheet_per_species(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "preview", tmp_path / "out", "-n", 6, "--seed", 5, "--data", face_pack) == 0
+    sheets = {path.name for path in (tmp_path / "out").glob("*.png")}
+    assert sheets == {"bona_fide.png", "print.png", "replay.png"}
+    printed = "".join(capsys.readouterr().out.split())
+    assert all(name in printed for name in sheets)
+
+
+def test_confounds_prints_an_auc_for_each_scalar(
+    sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "confounds", sets / "dev") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["brightness", "sharpness", "saturation", "red_blue"]
+    assert all(0.5 <= float(line.split()[2]) <= 1 for line in lines)
+
+
+CONFIG = """
+[input]
+size_px = 32
+[method]
+trunk = "densenet161"
+width = 0.1
+[optimiser]
+batch = 6
+epochs = 1
+"""
+
+
+def test_fit_trains_records_and_refuses_another_configuration(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    arguments = ("--train", sets / "train", "--dev", sets / "dev", "--out", tmp_path / "run")
+    assert run(monkeypatch, "fit", config, *arguments) == 0
+    assert "epoch 1: loss" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "best.safetensors", "last.safetensors", "history.jsonl", "run.json",
+    }  # fmt: skip
+    config.write_text(CONFIG.replace("epochs = 1", "epochs = 2"))
+    assert run(monkeypatch, "fit", config, *arguments) == 3
+    assert "another configuration" in one_line(capsys)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The message on the error channel, which must be one line and no traceback."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error ")
+    return lines[0]
+
+
+def one_class(sets: Path, folder: Path) -> Path:
+    folder.mkdir()
+    rows = [toy_row(i, 1) for i in range(3)]
+    import msgspec
+
+    (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
+    (folder / "set.json").write_text('{"split": "dev", "seed": 0, "n": 3, "version": 1}')
+    np.save(folder / "pictures.npy", np.full((3, 48, 48, 3), 99, np.uint8))
+    assert len(SampleSet.load(folder)) == 3
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("simulate", "{tmp}/set"), "set FASEDGE_DATA or pass --data"),
+        (("simulate", "{tmp}/set", "--data", "{tmp}"), "no manifest.csv"),
+        (("simulate", "{tmp}/set", "--data", "{pack}", "--split", "validation"), "unknown split"),
+        (("simulate", "{tmp}/set", "--data", "{pack}", "-n", "0"), "n >= 1"),
+        (("simulate", "{tmp}/set", "--data", "{pack}", "--workers", "0"), "workers >= 1"),
+        (("simulate", "{sets}/dev", "--data", "{pack}", "--split", "dev", "-n", "13"), "holds another set"),
+        (("simulate", "{tmp}/a_file", "--data", "{pack}", "--split", "dev"), "cannot write the set"),
+        (("preview", "{tmp}/a_file", "--data", "{pack}"), "a_file"),
+        (("confounds", "{tmp}/[/none]"), "[/none]"),
+        (("confounds", "{tmp}/one_class"), "no attack presentation"),
+        (("fit", "{tmp}/none.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "cannot be read"),
+        (("fit", "{tmp}/bad.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "unknown field `sead`"),
+        (
+            ("fit", "{tmp}/good.toml", "--train", "{sets}/dev", "--dev", "{sets}/dev", "--out", "{tmp}/run"),
+            "people are in both",
+        ),
+    ],
+)
+def test_errors_are_one_line_with_exit_code_3(  # noqa: PLR0917 - fixtures
+    sets: Path,
+    face_pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.delenv("FASEDGE_DATA", raising=False)
+    (tmp_path / "a_file").write_text("")
+    (tmp_path / "bad.toml").write_text("sead = 1")
+    (tmp_path / "good.toml").write_text(CONFIG)
+    one_class(sets, tmp_path / "one_class")
+    places = {"tmp": tmp_path, "pack": face_pack, "sets": sets}
+    assert run(monkeypatch, *(a.format(**places) for a in arguments)) == 3
+    assert message in one_line(capsys)
+
+
+@pytest.mark.parametrize("arguments", [("simulate",), ("bogus",), ("fit", "--nope"), ("simulate", "x", "-n", "many")])
+def test_a_wrong_command_line_gets_a_hint_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert run(monkeypatch, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert "Usage" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_run_that_the_user_stops_ends_with_exit_code_130(
+    sets: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: Path) -> SampleSet:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SampleSet, "load", stop)
+    assert run(monkeypatch, "confounds", sets / "dev") == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_is_no_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--help") == 0
+    assert "simulate" in capsys.readouterr().out

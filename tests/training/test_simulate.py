@@ -26,6 +26,7 @@ COMMON = {
     "light_kelvin": (2800, 8000), "light_mix": (0, 0.6), "light_mix_kelvin": (2600, 9500),
     "exposure_target": (0.05, 0.5), "awb_strength": (0, 0.9), "awb_red": (0.82, 1.18), "awb_blue": (0.82, 1.18),
     "flare": (0, 0.06), "vignette": (0, 0.3), "aberration": (-0.006, 0.006), "lens_blur": (0.25, 1.5),
+    "native_ratio": (1, 6), "native_lens": (0.3, 0.8),
     "motion": (0, 9), "motion_angle": (0, 3.1416), "shot_noise": (1e-5, 2e-3), "read_noise": (1e-4, 6e-3),
     "denoise": (0, 0.9), "chroma_denoise": (0, 1.8), "camera_saturation": (0.75, 1.3), "tone_gamma": (0.78, 1.3),
     "auto_black": (0.2, 1), "auto_white": (0, 0.6), "tone_contrast": (-0.15, 0.45),
@@ -42,8 +43,10 @@ LIVE = {
 MEDIUM = {
     "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.2),
     "capture_quality": (50, 95),
-    "edge_visible": (0, 1), "edge_width": (1.05, 3.1), "edge_height": (1.05, 3.72), "edge_x": (-0.25, 0.25),
-    "edge_y": (-0.3, 0.3), "rim": (0, 0.35), "room_level": (0.06, 1.6), "room_zoom": (0.4, 1), "room_x": (-0.5, 0.5),
+    "edge_visible": (0, 1), "edge_hidden": (0, 1), "edge_size": (1, 5), "edge_aspect": (0.45, 2.2),
+    "edge_close": (3, 3.1), "edge_place_x": (-0.7, 0.7), "edge_place_y": (-0.7, 0.7), "edge_width": (1, 5),
+    "edge_height": (1.05, 4.5), "edge_x": (-2.8, 2.8), "edge_y": (-2.45, 2.45), "rim": (0, 0.35),
+    "room_level": (0.06, 1.6), "room_zoom": (0.4, 1), "room_x": (-0.5, 0.5),
     "room_y": (-0.5, 0.5), "room_blur": (0, 3), "finger": (0, 0.28), "finger_place": (-0.8, 0.8),
     "finger_reach": (0.05, 0.45), "finger_tone": (0.12, 0.6), "controls": (0, 0.9), "controls_height": (0.04, 0.14),
     "glare": (0, 0.25), "glare_x": (-1.1, 1.1), "glare_y": (-1.1, 1.1), "glare_size": (0.12, 1.2),
@@ -67,7 +70,7 @@ WORDS = {
     "species": {"replay", "print"}, "source": {"studio", "office"}, "sensor_px": {"192", "240"},
     "subtype": {name for species in SPECIES.values() for name in species.subtypes},
     "display_layout": {"stripe", "pentile"}, "bezel": {"black", "dark", "white", "silver"},
-    "finger_side": {"left", "right", "bottom"},
+    "finger_side": {"left", "right", "bottom"}, "edge_form": {"0", "1"},
 }  # fmt: skip
 
 
@@ -154,7 +157,7 @@ def test_everything_drawn_lies_in_its_range_and_nothing_is_drawn_that_has_none(d
         assert numbers.keys() == allowed.keys()
         for name, value in numbers.items():
             low, high = allowed[name]
-            assert low <= float(value) <= high, (name, value)
+            assert low - 1e-9 <= float(value) <= high + 1e-9, (name, value)
         assert all(value in WORDS[name] for name, value in values.items() if name in WORDS)
 
 
@@ -199,6 +202,63 @@ def test_the_camera_the_light_and_the_frame_are_drawn_alike_for_both_classes(dra
     assert stats.ks_2samp(*tilts).pvalue < 1e-10
 
 
+#: Half widths and heights of media in halves of the face box, by kind, written down by hand: each form a
+#: (width low, width high, height over width low, height over width high). Lying media are 1.05 high at least.
+MEDIA = {
+    "phone": ((1.0, 1.9, 1.6, 2.2), (2.0, 4.0, 0.45, 0.5625)),
+    "tablet": ((1.1, 2.5, 1.33, 1.33), (1.4, 2.5, 0.75, 0.75)),
+    "laptop": ((1.8, 4.5, 10 / 16, 10 / 16),), "monitor": ((2.0, 5.0, 9 / 16, 9 / 16),),
+    "laser": ((1.1, 2.2, 1.41, 1.41), (1.0, 1.3, 1.05, 1.41)),
+    "inkjet": ((1.1, 2.2, 1.41, 1.41), (1.0, 1.3, 1.05, 1.41)),
+    "photo_paper": ((1.2, 2.5, 1.5, 1.5), (1.57, 2.5, 0.667, 0.667)), "newsprint": ((1.2, 3.0, 1.0, 1.5),),
+}  # fmt: skip
+
+
+def test_media_have_the_sizes_of_their_kind_or_fill_the_picture(drawn: list[dict[str, Value]]) -> None:
+    attacks = [v for v in drawn if not v["bona_fide"]]
+    for v in attacks:
+        width, height = float(v["edge_width"]), float(v["edge_height"])
+        if v["edge_hidden"]:
+            assert 3.0 <= width == height <= 3.1
+        else:
+            forms = MEDIA[str(v["subtype"])]
+            inside = [a - 1e-6 <= width <= b + 1e-6 and c - 1e-6 <= height / width <= d + 1e-6 for a, b, c, d in forms]
+            assert any(inside), (v["subtype"], width, height)
+            assert height >= 1.05 - 1e-6
+    hidden = sum(int(v["edge_hidden"]) for v in attacks)
+    assert abs(hidden - 0.3 * len(attacks)) < 4 * math.sqrt(len(attacks) * 0.3 * 0.7)
+
+
+def test_the_face_lies_on_the_medium_and_edges_near_it_are_on_record(drawn: list[dict[str, Value]]) -> None:
+    """Brute force: points round the medium's edge, and whether one lies in the square of 1.8 face boxes."""
+    t = np.linspace(-1, 1, 401)
+    one = np.ones_like(t)
+    outline = np.concatenate([np.stack(p, 1) for p in ((t, one), (t, -one), (one, t), (-one, t))])
+    seen = set()
+    for v in (v for v in drawn if not v["bona_fide"]):
+        half, centre = (np.array([float(v[f"edge_{a}"]) for a in names]) for names in (("width", "height"), "xy"))
+        assert (np.abs(centre) + 1 <= half + 1e-6).all()
+        near = bool((np.abs(outline * half + centre) < 1.8).all(1).any())
+        assert int(near) == v["edge_visible"]
+        assert near or not v["finger"]
+        seen.add(near)
+    assert seen == {True, False}
+
+
+def test_the_native_sensor_changes_attacks_with_fine_patterns_and_no_living_person(simulator: Simulator) -> None:
+    for bona_fide in (True, False):
+        index = next(
+            i for i in range(100) if species_of(simulator.draw(i).values) == (BONA_FIDE if bona_fide else "replay")
+        )
+        pictures = []
+        for ratio in (2.0, 3.0):
+            d = simulator.draw(index)
+            d.values |= {"native_ratio": ratio, "native_lens": 0.3, "lens_blur": 0.3, "motion": 0.0}
+            d.values |= {} if bona_fide else {"display_face_px": 120.0}
+            pictures.append(simulator.render([d])[0].picture)
+        assert np.array_equal(*pictures) == bona_fide
+
+
 class Watched(dict[str, Value]):
     """Parameters that remember which of them were looked at."""
 
@@ -224,7 +284,10 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         watched = d.values = Watched(d.values)
         simulator.render([d])
         # Chances that only steer later draws, and the names of things.
-        steering = {"edge_visible", "cut", "source", "subtype"}
+        steering = {"cut", "source", "subtype", "edge_visible", "edge_hidden", "edge_form", "edge_size", "edge_aspect"}
+        steering |= {"edge_close", "edge_place_x", "edge_place_y"}
+        # The camera of both classes has them, but nothing fine enough stands before a living person's.
+        steering |= {"native_ratio", "native_lens"} if d.values["bona_fide"] else set()
         assert set(watched) - watched.read <= steering | {"background", "jpeg_second_quality"}, species_of(d.values)
         all_drawn |= set(watched)
         all_read |= watched.read

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from training.data.simulate import camera, colour, compose, display, light, optics, paper
 from training.data.simulate.codec import jpeg
 from training.data.simulate.draws import Draws, Value
+from training.data.simulate.optics import Sensor
 from training.data.simulate.scene import FACE_HALF
 
 
@@ -77,19 +79,37 @@ def test_white_is_neutral_at_6500_kelvin_red_below_and_blue_above() -> None:
 # --- lens and pixel -------------------------------------------------------------------------------------------------
 
 
+def sensor(ratio: float = 1.0, lens: float = 0.4, motion: float = 0.0, angle: float = 0.0, soft: float = 0.0) -> Sensor:
+    return Sensor(*(scalar(v) for v in (ratio, lens, motion, angle, soft)))
+
+
 @pytest.mark.parametrize("sigma", [0.25, 0.6, 1.5])
-@pytest.mark.parametrize("aperture", [1.0, 0.7])
 @pytest.mark.parametrize("frequency", [0.05, 0.31, 0.7, 1.3])
-def test_attenuation_is_the_modulus_of_the_integrated_point_spread(
-    frequency: float, aperture: float, sigma: float
-) -> None:
+def test_what_is_left_before_sampling_is_the_integral_over_the_point_spread(frequency: float, sigma: float) -> None:
     x = np.linspace(-12, 12, 48001)
     edge = np.vectorize(math.erf)
     scale = sigma * math.sqrt(2)
-    spread = (edge((x + aperture / 2) / scale) - edge((x - aperture / 2) / scale)) / (2 * aperture)
-    expected = abs(np.trapezoid(spread * np.cos(2 * np.pi * frequency * x), x))
-    found = optics.attenuation(torch.tensor(frequency), torch.tensor(sigma), aperture).item()
-    assert found == pytest.approx(expected, abs=1e-5)
+    spread = (edge((x + 0.5) / scale) - edge((x - 0.5) / scale)) / 2
+    expected = np.trapezoid(spread * np.cos(2 * np.pi * frequency * x), x)
+    camera_ = sensor(lens=sigma)
+    assert optics.before_sampling(scalar(frequency), scalar(0), camera_).item() == pytest.approx(expected, abs=1e-5)
+    assert optics.before_sampling(scalar(0), scalar(frequency), camera_).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_motion_wipes_out_stripes_that_it_crosses_by_a_period_and_spares_those_along_it() -> None:
+    still, crossing = sensor(lens=0.3), sensor(lens=0.3, motion=2.5, angle=0.0)
+    assert optics.before_sampling(scalar(0.4), scalar(0), crossing).item() == pytest.approx(0, abs=1e-6)
+    along = optics.before_sampling(scalar(0), scalar(0.4), crossing)
+    assert along.item() == pytest.approx(optics.before_sampling(scalar(0), scalar(0.4), still).item())
+
+
+@pytest.mark.parametrize("quincunx", [False, True])
+def test_the_alias_is_the_nearest_of_all_lattice_vectors(quincunx: bool) -> None:
+    f = torch.rand(400, 2, generator=torch.Generator().manual_seed(4)) * 5 - 2.5
+    lattice = np.array([(m / 2, n / 2) for m in range(-8, 9) for n in range(-8, 9) if not quincunx or (m + n) % 2 == 0])
+    nearest = lattice[((f.numpy()[:, None] - lattice) ** 2).sum(2).argmin(1)]
+    found = torch.stack(optics.nearest_alias(f[:, 0], f[:, 1], quincunx=quincunx), 1)
+    np.testing.assert_array_equal(found, nearest)
 
 
 def striped_screen(frequency: float, width: float, shift: float, sigma: float, n: int) -> np.ndarray:
@@ -110,40 +130,44 @@ def striped_screen(frequency: float, width: float, shift: float, sigma: float, n
     return seen.reshape(-1, fine).mean(1)[margin:-margin]
 
 
-def sampled(frequency: float, sigma: float, n: int, *, fill: float, phase: float, vertical: bool = False) -> np.ndarray:
-    """What the simulator says about the same pixels: (3, n), along a row or a column."""
-    px_per_plane = 100.0
-    place = torch.arange(n, dtype=torch.float32) / px_per_plane
-    plane = torch.zeros(1, 1, n, 2)
-    plane[0, 0, :, int(vertical)] = place
-    d = parameters(
-        display_face_px=frequency * px_per_plane * 2 * FACE_HALF, display_fill=fill, display_phase=phase,
-        display_layout="stripe",
-    )  # fmt: skip
-    return display.pixel_structure(plane, [d], scalar(sigma), scalar(px_per_plane))[0, :, 0].double().numpy()
+#: First row and column of the sites of red, green and blue in an RGGB mosaic (green: those of the even rows).
+SITES = ((0, 0), (0, 1), (1, 1))
 
 
-@pytest.mark.parametrize(("frequency", "sigma"), [(0.43, 0.35), (0.58, 0.45), (0.7, 0.4), (0.93, 0.3)])
-def test_sub_pixel_stripes_equal_a_brute_force_rendering_of_the_screen(frequency: float, sigma: float) -> None:
-    """Third-wide stripes of red, green, blue, a third of a period apart; within 0.2 % of the mean light.
+def sampled(frequency: float, sigma: float, n: int, *, fill: float, phase: float, vertical: bool = False) -> Tensor:
+    """What the simulator says about the same pixels, on a camera that is not shrunk: (3, n, n)."""
+    place = torch.arange(n, dtype=torch.float32) * frequency
+    # Across, the pitch is far beyond the lens.
+    fine = 50 * torch.arange(n, dtype=torch.float32)
+    x, y = (fine, place) if vertical else (place, fine)
+    plane = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+    d = parameters(display_face_px=2 * FACE_HALF, display_fill=fill, display_phase=phase, display_layout="stripe")
+    return display.pixel_structure(plane, [d], sensor(lens=sigma))[0]
 
-    What is left is harmonics that lens and pixel have all but removed: those above the second, and the sign of what
-    lies between one and two periods per pixel, which the modulus of the pixel's sinc does not know.
+
+@pytest.mark.parametrize(("frequency", "sigma"), [(0.43, 0.35), (0.58, 0.45), (0.7, 0.4), (0.93, 0.3), (1.2, 0.3)])
+def test_at_ratio_one_sub_pixel_stripes_are_sampled_as_by_brute_force(frequency: float, sigma: float) -> None:
+    """Third-wide stripes of red, green, blue, a third of a period apart, at the sites of each colour.
+
+    Within 0.2 % of the mean light; what is left is harmonics above the second, which lens and pixel all but remove.
     """
     phase = 1.1
     found = sampled(frequency, sigma, 60, fill=1.0, phase=phase)
-    for channel in range(3):
+    for channel, (row, column) in enumerate(SITES):
         shift = channel / 3 + phase / (2 * math.pi)
-        np.testing.assert_allclose(found[channel], striped_screen(frequency, 1 / 3, shift, sigma, 60), atol=2e-3)
+        expected = striped_screen(frequency, 1 / 3, shift, sigma, 60)
+        for y in range(row, 60, 2):
+            np.testing.assert_allclose(found[channel, y, column::2], expected[column::2], atol=2e-3)
 
 
-def test_gaps_between_rows_equal_a_brute_force_rendering_of_the_screen() -> None:
+def test_at_ratio_one_gaps_between_rows_are_sampled_as_by_brute_force() -> None:
     frequency, sigma, fill, phase = 0.62, 0.45, 0.7, 0.4
-    column = sampled(frequency, sigma, 60, fill=fill, phase=phase, vertical=True)
+    found = sampled(frequency, sigma, 60, fill=fill, phase=phase, vertical=True)
     expected = striped_screen(frequency, fill, phase / (2 * math.pi), sigma, 60)
-    # Along a column the stripes add a constant.
-    for channel in column:
-        np.testing.assert_allclose(channel - channel.mean(), expected - expected.mean(), atol=2e-3)
+    for channel, (row, column) in enumerate(SITES):
+        # Along a column the stripes add a constant.
+        difference = found[channel, row::2, column].double().numpy() - expected[row::2]
+        np.testing.assert_allclose(difference, difference.mean(), atol=2e-3)
 
 
 def test_a_pitch_near_the_sensors_own_makes_slow_moire_of_the_amplitude_worked_out_by_hand() -> None:
@@ -151,7 +175,7 @@ def test_a_pitch_near_the_sensors_own_makes_slow_moire_of_the_amplitude_worked_o
 
     With sigma 0.3: Gaussian exp(-2(π·0.9·0.3)²) = 0.2371, pixel sin(0.9π)/(0.9π) = 0.1093; product 0.04287.
     """
-    found = sampled(0.9, 0.3, 100, fill=1.0, phase=0.7)[1]
+    found = sampled(0.9, 0.3, 100, fill=1.0, phase=0.7)[1, 0].double().numpy()
     spectrum = np.abs(np.fft.rfft(found - found.mean())) / 50
     assert int(spectrum.argmax()) == 10  # cycles in 100 pixels
     assert spectrum.max() == pytest.approx(1.6540 * 0.2371 * 0.1093, rel=2e-3)
@@ -159,7 +183,97 @@ def test_a_pitch_near_the_sensors_own_makes_slow_moire_of_the_amplitude_worked_o
 
 
 def test_a_pitch_that_the_lens_cannot_resolve_leaves_an_even_screen() -> None:
-    np.testing.assert_allclose(sampled(3.3, 1.2, 50, fill=0.8, phase=0.2), 1, atol=1e-5)
+    assert torch.equal(sampled(3.3, 1.2, 50, fill=0.8, phase=0.2), torch.ones(3, 50, 50))
+
+
+def photographed(cycles: tuple[int, int], n: int, sigma: float, ratio: int) -> np.ndarray:
+    """Brute force: stripes drawn 12 times finer than the sensor, photographed, demosaiced, shrunk: (3, n/r, n/r).
+
+    Lit stripes of a third of a period, ``cycles`` periods over the picture along x and y, each colour a third of a
+    period on. Gaussian lens, mean over each pixel, RGGB sites, ideal low-pass of what each colour's sites can tell
+    apart, mean over ``ratio`` x ``ratio`` pixels.
+    """
+    fine = 12
+    edges, place = np.arange(n * fine + 1) / fine - 0.5, (np.arange(n * fine) + 0.5) / fine - 0.5
+    fx, fy = np.fft.fftfreq(n)[None], np.fft.fftfreq(n)[:, None]
+    out = []
+    for channel in range(3):
+        # Lit length up to each edge of a cell, in periods: whole ones, and the lit part of the last.
+        turns, rest = np.divmod((cycles[0] * edges[None] + cycles[1] * place[:, None]) / n + channel / 3 + 0.5, 1)
+        lit = np.diff(turns / 3 + np.clip(rest - 1 / 3, 0, 1 / 3), axis=1) * 3 * fine * n / cycles[0]
+        seen = ndimage.gaussian_filter(lit, sigma * fine, mode="wrap", truncate=4)
+        seen = seen.reshape(n, fine, n, fine).mean((1, 3))
+        sites = camera.bayer(n)[0, channel].numpy()
+        cell = np.abs(fx) + np.abs(fy) < 0.5 if channel == 1 else np.maximum(np.abs(fx), np.abs(fy)) < 0.25
+        full = np.fft.ifft2(np.fft.fft2(seen * sites / sites.mean()) * cell).real
+        out.append(full.reshape(n // ratio, ratio, n // ratio, ratio).mean((1, 3)))
+    return np.stack(out)
+
+
+def simulated(cycles: tuple[int, int], n: int, sigma: float, ratio: int) -> np.ndarray:
+    """The simulator's word on the same."""
+    place = (torch.arange(n // ratio, dtype=torch.float32) + 0.5) * ratio - 0.5
+    plane = torch.zeros(1, n // ratio, n // ratio, 2)
+    plane[..., 0] = (cycles[0] * place + cycles[1] * place.view(-1, 1)) / n
+    d = parameters(display_face_px=2 * FACE_HALF, display_fill=1.0, display_phase=0.0, display_layout="stripe")
+    return display.pixel_structure(plane, [d], sensor(ratio, sigma))[0].double().numpy()
+
+
+# Periods per native pixel: about 0.45, 0.52, 0.90, 1.04, straight and slanting.
+@pytest.mark.parametrize("cycles", [(65, 0), (65, 11), (75, 4), (50, 50), (130, 6), (150, -8)])
+@pytest.mark.parametrize("ratio", [2, 3, 6])
+def test_moire_equals_a_brute_force_photograph_of_the_screen(cycles: tuple[int, int], ratio: int) -> None:
+    """Whole pictures within 0.6 % of the mean light; the strongest beat at the same place, and as strong."""
+    n, sigma = 144, 0.35
+    expected, found = photographed(cycles, n, sigma, ratio), simulated(cycles, n, sigma, ratio)
+    np.testing.assert_allclose(found, expected, atol=6e-3)
+    for channel in range(3):
+        spectra = [np.abs(np.fft.rfft2(picture[channel] - 1)) * 2 / (n // ratio) ** 2 for picture in (expected, found)]
+        if spectra[0].max() > 0.02:
+            peak = spectra[0].argmax()
+            assert spectra[1].argmax() == peak
+            assert spectra[1].flat[peak] == pytest.approx(spectra[0].flat[peak], rel=0.06)
+
+
+def test_half_a_period_per_pixel_beats_in_red_and_blue_but_not_in_green() -> None:
+    """Red and blue sites are two pixels apart, green ones as fine as the sensor along rows: moiré has colours."""
+    found = simulated((75, 0), 144, 0.35, 4)
+    red, green, blue = np.abs(np.fft.rfft(found[:, 0] - 1)).argmax(1), found[1].std(), found[2].std()
+    assert red[0] == red[2] == 3  # 75 - 144/2 cycles
+    assert found[0].std() > 0.2
+    assert blue > 0.2
+    assert green < 0.1 * blue
+
+
+def test_softness_after_sampling_weakens_a_beat_by_its_frequency_in_the_picture() -> None:
+    """0.9 periods are seen as 0.1, at ratio 2 as 0.2 per canvas pixel: exp(-2(π·0.2·0.7)²) = 0.6791."""
+    cycles = torch.arange(50.0).mul(2 * 0.9).view(1, 1, 1, 50).expand(1, 1, 50, 50)
+    sharp = optics.aliased(cycles, scalar(0), sensor(2, 0.3))
+    soft = optics.aliased(cycles, scalar(0), sensor(2, 0.3, soft=0.7))
+    np.testing.assert_allclose(soft, sharp * 0.6791, atol=1e-5)
+    assert sharp.std() > 0.01
+
+
+def test_defocus_blurs_before_sampling_and_softness_after_it() -> None:
+    d = parameters(lens_blur=1.4, native_ratio=3.0, native_lens=0.8, motion=2.0, motion_angle=0.5)
+    found = camera.native_sensor([d])
+    # 0.6 canvas pixels of defocus are 1.8 native ones; with the lens √(0.8² + 1.8²).
+    assert found.lens.item() == pytest.approx(1.9698, abs=1e-4)
+    assert found.soft.item() == pytest.approx(0.8)
+    assert (found.motion.item(), found.motion_angle.item()) == pytest.approx((6.0, 0.5))
+    assert camera.native_sensor([parameters(lens_blur=0.5, native_lens=0.4)]).lens.item() == pytest.approx(0.4)
+
+
+def test_a_halftone_is_deepest_in_the_shadows_and_gone_on_bare_paper() -> None:
+    plane = optics.grid(40, 40)[None] * 0.5
+    d = parameters(print_lines=10 * 2 * FACE_HALF, print_screen=0.5, print_phase=0.3)
+    depth = [
+        (paper.screen(plane, torch.full((1, 3, 40, 40), tone), [d], sensor()) - 1).abs().max().item()
+        for tone in (0.1, 0.6, 1.0)
+    ]
+    assert depth[0] / depth[1] == pytest.approx(0.9 / 0.4, rel=1e-4)
+    assert depth[0] > 0.1
+    assert depth[2] == 0
 
 
 def test_blur_keeps_the_mean_spreads_by_its_sigma_and_leaves_sigma_zero_alone() -> None:

@@ -55,7 +55,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     seed: int
     n: int
-    version: int = 1
+    version: int = 2
 
 
 @dataclass(frozen=True, slots=True)

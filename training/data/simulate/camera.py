@@ -13,7 +13,10 @@ from torch import Tensor
 from training.data.simulate import colour
 from training.data.simulate.codec import jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import blur, grid, motion_blur, sample
+from training.data.simulate.optics import Sensor, blur, grid, motion_blur, sample
+
+#: Lens blur in canvas pixels up to which it is softness of processing and scaling; what exceeds it is defocus.
+SOFT_BLUR = 0.8
 
 
 def draw_camera(d: Draws) -> None:
@@ -26,6 +29,8 @@ def draw_camera(d: Draws) -> None:
     d.uniform("vignette", 0.0, 0.3)
     d.sometimes("aberration", 0.4, -0.006, 0.006)
     d.uniform("lens_blur", 0.25, 1.5)
+    d.loguniform("native_ratio", 1.0, 6.0)
+    d.uniform("native_lens", 0.3, 0.8)
     d.sometimes("motion", 0.25, 1.0, 9.0)
     d.uniform("motion_angle", 0.0, 3.1416)
     d.loguniform("shot_noise", 1e-5, 2e-3)
@@ -45,8 +50,25 @@ def draw_camera(d: Draws) -> None:
 
 
 def lens_sigma(draws: Sequence[Draws]) -> Tensor:
-    """Lens blur in sensor pixels (B, 1, 1, 1); the media need it for their fine patterns."""
+    """Lens blur in canvas pixels (B, 1, 1, 1)."""
     return column(draws, "lens_blur", 0.6)
+
+
+def native_sensor(draws: Sequence[Draws]) -> Sensor:
+    """The camera's sensor at its own resolution, for the fine patterns of the media.
+
+    Phones and webcams sample the face finer than the canvas does, and their picture is then shrunk: what a screen's
+    pixels alias to is decided on the native sensor. There defocus comes before sampling, softness after it.
+    """
+    ratio, lens_blur = column(draws, "native_ratio", 1.0), lens_sigma(draws)
+    defocus = (lens_blur - SOFT_BLUR).clamp_min(0) * ratio
+    return Sensor(
+        ratio=ratio,
+        lens=torch.sqrt(column(draws, "native_lens", 0.5) ** 2 + defocus**2),
+        motion=column(draws, "motion") * ratio,
+        motion_angle=column(draws, "motion_angle"),
+        soft=lens_blur.clamp_max(SOFT_BLUR),
+    )
 
 
 def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
@@ -165,6 +187,22 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[
     return pictures
 
 
-def capture(light: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """The whole victim camera: linear light (B, 3, H, W) to uint8 (B, size, size, 3)."""
-    return encode(develop(sense(image(expose(light, draws), draws), draws), draws), draws, size)
+def capture(
+    light: Tensor, draws: Sequence[Draws], size: int, pattern: Tensor | None = None
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """The whole victim camera: linear light to the stored picture.
+
+    Args:
+        light: (B, 3, H, W).
+        draws: The samples' parameters.
+        size: Side of the pictures.
+        pattern: Factor (B, 3, H, W), mean about 1, of a medium's fine pattern as the sensor saw it, behind the lens:
+            see :func:`training.data.simulate.optics.aliased`.
+
+    Returns:
+        uint8 (B, size, size, 3), red first.
+    """
+    seen = image(expose(light, draws), draws)
+    if pattern is not None:
+        seen = seen * pattern
+    return encode(develop(sense(seen, draws), draws), draws, size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -57,27 +58,77 @@ def face_box(matrix: Tensor, size: int) -> tuple[float, float, float, float]:
     return ((cx - half + 1) * scale, (cy - half + 1) * scale, (cx + half + 1) * scale, (cy + half + 1) * scale)
 
 
-def draw_surroundings(d: Draws, rim: tuple[float, float]) -> None:
-    """Edge of the medium, its rim (bezel or paper margin), hands and room behind."""
-    edge = d.chance("edge_visible", 0.4)
-    low, high = (1.05, 2.0) if edge else (3.0, 3.1)
-    d.uniform("edge_width", low, high)
-    d.uniform("edge_height", low, high * 1.2)
-    d.uniform("edge_x", -0.25, 0.25)
-    d.uniform("edge_y", -0.3, 0.3)
-    d.uniform("rim", *rim)
-    d.loguniform("room_level", 0.06, 1.6)
-    d.uniform("room_zoom", 0.4, 1.0)
-    d.uniform("room_x", -0.5, 0.5)
-    d.uniform("room_y", -0.5, 0.5)
-    d.uniform("room_blur", 0.0, 3.0)
-    d.sometimes("finger", 0.4 if edge else 0.0, 0.10, 0.28)
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Size and shape of a medium as it is held: lengths in halves of the face box's side.
+
+    Attributes:
+        share: How often the medium is held like this.
+        half_width: Half the picture's width, (low, high).
+        aspect: Its height over its width, (low, high).
+    """
+
+    share: float
+    half_width: tuple[float, float]
+    aspect: tuple[float, float]
+
+
+#: Forms of each kind of medium.
+FORMS: dict[str, tuple[Form, ...]] = {
+    "phone": (Form(0.65, (1.0, 1.9), (1.6, 2.2)), Form(0.35, (2.0, 4.0), (0.45, 0.5625))),
+    "tablet": (Form(0.5, (1.1, 2.5), (1.33, 1.33)), Form(0.5, (1.1, 2.5), (0.75, 0.75))),
+    "laptop": (Form(1.0, (1.8, 4.5), (0.625, 0.625)),),
+    "monitor": (Form(1.0, (2.0, 5.0), (0.5625, 0.5625)),),
+    "laser": (Form(0.8, (1.1, 2.2), (1.41, 1.41)), Form(0.2, (1.0, 1.3), (1.05, 1.41))),
+    "inkjet": (Form(0.8, (1.1, 2.2), (1.41, 1.41)), Form(0.2, (1.0, 1.3), (1.05, 1.41))),
+    "photo_paper": (Form(0.5, (1.2, 2.5), (1.5, 1.5)), Form(0.5, (1.2, 2.5), (0.667, 0.667))),
+    "newsprint": (Form(1.0, (1.2, 3.0), (1.0, 1.5)),),
+}
+#: Kinds of which the second form is cut out close to the face, without a margin.
+CUT_OUT = frozenset({"laser", "inkjet"})
+#: An edge within this many face boxes is one that a crop may show.
+NEAR_EDGE = 1.8
+
+
+def draw_surroundings(d: Draws, subtype: str, rim: tuple[float, float]) -> None:
+    """Size of the medium, place of the face on it, its rim (bezel or paper margin), hands and room behind.
+
+    The face lies within the medium. Attackers also hide the edges by coming close.
+    """
+    hidden = d.chance("edge_hidden", 0.3)
+    forms = FORMS[subtype]
+    names = [str(i) for i in range(len(forms))]
+    number = int(d.choice("edge_form", names, [form.share for form in forms]))
+    width, aspect = d.uniform("edge_size", *forms[number].half_width), d.uniform("edge_aspect", *forms[number].aspect)
+    place_x, place_y = d.uniform("edge_place_x", -0.7, 0.7), d.uniform("edge_place_y", -0.7, 0.7)
+    close = d.uniform("edge_close", 3.0, 3.1)
+    # Lying media would else cut the forehead or the chin off.
+    width = max(width, 1.05 / aspect)
+    half_w, half_h = (close, close) if hidden else (width, width * aspect)
+    x, y = (0.35 * place_x, 0.35 * place_y) if hidden else (place_x * (half_w - 1), place_y * (half_h - 1))
+    for name, value in (("edge_width", half_w), ("edge_height", half_h), ("edge_x", x), ("edge_y", y)):
+        d.derive(name, value)
+    near = min(half_w - abs(x), half_h - abs(y)) < NEAR_EDGE
+    d.derive("edge_visible", int(near))
+    cut_out = subtype in CUT_OUT and number == 1
+    d.uniform("rim", *((0.0, 0.0) if cut_out else rim))
+    draw_room(d)
+    d.sometimes("finger", 0.4 if near else 0.0, 0.10, 0.28)
     d.uniform("finger_place", -0.8, 0.8)
     d.uniform("finger_reach", 0.05, 0.45)
     d.uniform("finger_tone", 0.12, 0.6)
     d.choice("finger_side", ("left", "right", "bottom"))
     d.sometimes("controls", 0.12, 0.2, 0.9)
     d.uniform("controls_height", 0.04, 0.14)
+
+
+def draw_room(d: Draws) -> None:
+    """A room that is seen behind a medium or in a frame: brightness, place, focus."""
+    d.loguniform("room_level", 0.06, 1.6)
+    d.uniform("room_zoom", 0.4, 1.0)
+    d.uniform("room_x", -0.5, 0.5)
+    d.uniform("room_y", -0.5, 0.5)
+    d.uniform("room_blur", 0.0, 3.0)
 
 
 def coverage(plane: Tensor, half_width: Tensor, half_height: Tensor, centre: Tensor, px_per_plane: Tensor) -> Tensor:
@@ -100,7 +151,7 @@ def room(backgrounds: Tensor, draws: Sequence[Draws], size: int) -> Tensor:
 
 def surround(
     content: Tensor, plane: Tensor, *, behind: Tensor, rim_colour: Tensor, draws: Sequence[Draws], px: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Put the medium's content into its rim, hands over it and the room behind; linear light.
 
     Args:
@@ -110,6 +161,9 @@ def surround(
         rim_colour: (B, 3, 1, 1) or (B, 3, H, W), bezel or paper margin.
         draws: The samples' parameters.
         px: Canvas pixels per tile unit, (B, 1, 1, 1).
+
+    Returns:
+        The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
     half_w, half_h = column(draws, "edge_width", 3.0) * FACE_HALF, column(draws, "edge_height", 3.0) * FACE_HALF
     centre = torch.cat([column(draws, "edge_x").view(-1, 1), column(draws, "edge_y").view(-1, 1)], 1) * FACE_HALF
@@ -125,7 +179,7 @@ def surround(
     finger = _finger(plane, (half_w + rim, half_h + rim), centre, draws, px)
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
-    return out * (1 - finger) + skin * finger
+    return out * (1 - finger) + skin * finger, inside * (1 - finger)
 
 
 def _finger(plane: Tensor, half: tuple[Tensor, Tensor], centre: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Screens: what a replayed picture turns into before the victim camera sees it; linear light.
 
-Sub-pixels are not drawn one by one. A stripe layout is a product of the picture and a periodic mask; the mask's
-Fourier components are evaluated at each sensor position, weakened by the lens and the pixel aperture. Sampling them
-through the Bayer mosaic at a non-integer ratio makes moiré arise as it does in a camera, at the cost of a few
-cosines per pixel.
+Sub-pixels are not drawn one by one. A stripe layout is a product of the picture and a periodic mask; of the mask's
+Fourier components :mod:`training.data.simulate.optics` works out what the camera's native sensor turns them into, by
+aliasing on its Bayer mosaic, and what shrinking leaves of that: moiré, at the cost of a few cosines per pixel.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from training.data.simulate import colour
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import attenuation
+from training.data.simulate.optics import Sensor, aliased
 from training.data.simulate.scene import FACE_HALF
 
 #: Display pixels over the width of the face box, by kind of screen (low, high).
@@ -58,31 +57,27 @@ def emit(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     return (linear * (1 - black) + black) * white
 
 
-def pixel_structure(plane: Tensor, draws: Sequence[Draws], lens_sigma: Tensor, px_per_plane: Tensor) -> Tensor:
+def pixel_structure(plane: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Tensor:
     """Factor (B, 3, H, W), mean 1, by which the sub-pixel grid modulates what the sensor sees.
 
     Args:
-        plane: Where each sensor position looks on the screen, (B, H, W, 2) in plane units.
+        plane: Where each canvas position looks on the screen, (B, H, W, 2) in plane units.
         draws: The samples' parameters.
-        lens_sigma: Lens blur in sensor pixels, (B, 1, 1, 1).
-        px_per_plane: Sensor pixels per plane unit, (B, 1, 1, 1); sets the harmonics' frequency on the sensor.
+        sensor: The cameras' sensors.
     """
     display_px = column(draws, "display_face_px", 400.0) / (2 * FACE_HALF)
     u = plane[..., 0].unsqueeze(1) * display_px
     v = plane[..., 1].unsqueeze(1) * display_px
-    base = display_px / px_per_plane.clamp_min(1e-3)
     fill, phase = column(draws, "display_fill", 0.8), column(draws, "display_phase")
     pentile = torch.tensor([d.values.get("display_layout") == "pentile" for d in draws]).view(-1, 1, 1, 1)
+    across = torch.where(pentile, u + 0.5 * v, u)
     offsets = torch.tensor([0.0, 1 / 3, 2 / 3]).view(1, 3, 1, 1) * 2 * math.pi
     # Share of a third-wide lit stripe in the first harmonics of a period: 2·sinc(k·w); vertical gaps: 2·sinc(k·fill).
     stripe = fill / 3
     factor = torch.ones(u.shape[0], 3, u.shape[2], u.shape[3])
     for k in (1, 2):
-        strength = 2 * torch.sinc(k * stripe) * attenuation(k * base, lens_sigma)
-        across = torch.where(pentile, u + 0.5 * v, u)
-        factor = factor + strength * torch.cos(2 * math.pi * k * across + k * (offsets + phase))
-        gap = 2 * torch.sinc(k * fill) * attenuation(k * base, lens_sigma)
-        factor = factor + gap * torch.cos(2 * math.pi * k * v + k * phase)
+        factor = factor + 2 * torch.sinc(k * stripe) * aliased(k * across, k * (offsets + phase), sensor)
+        factor = factor + 2 * torch.sinc(k * fill) * aliased(k * v, k * phase, sensor)
     return factor.clamp_min(0)
 
 

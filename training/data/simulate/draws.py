@@ -72,6 +72,10 @@ class Draws:
         self._record(name, value)
         return value
 
+    def derive(self, name: str, value: Value) -> None:
+        """Record a value that follows from others."""
+        self._record(name, value)
+
     def noise(self, *shape: int) -> Tensor:
         """Standard normal noise, float32; not recorded, fixed by the seed."""
         return torch.from_numpy(self._rng.standard_normal(shape, np.float32))

@@ -1,8 +1,9 @@
-"""Blur and warps, one set of parameters per sample, float32 (B, C, H, W)."""
+"""Blur, warps and aliasing, one set of parameters per sample, float32 (B, C, H, W)."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
@@ -113,15 +114,129 @@ def smooth_noise(noise: Tensor, size: int) -> Tensor:
     return F.interpolate(noise, (size, size), mode="bicubic", align_corners=False)
 
 
-def attenuation(frequency: Tensor, sigma: Tensor, aperture: float = 1.0) -> Tensor:
-    """How much of a sinusoid survives the lens and the pixel: Gaussian MTF times the pixel's sinc.
+#: Sinusoids that lens and pixel leave less of than this are not worked out: they cannot move an 8-bit value.
+NEGLIGIBLE = 1e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sensor:
+    """A sensor at its own resolution, before its picture is shrunk to the canvas; every field (B, 1, 1, 1).
+
+    Attributes:
+        ratio: Native pixels per canvas pixel, at least 1.
+        lens: Gaussian blur before sampling (lens and defocus), sigma in native pixels.
+        motion: Path of motion blur in native pixels.
+        motion_angle: Its direction in radians.
+        soft: Gaussian blur after sampling (scaling, processing), sigma in canvas pixels.
+    """
+
+    ratio: Tensor
+    lens: Tensor
+    motion: Tensor
+    motion_angle: Tensor
+    soft: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> Sensor:
+        parts = (self.ratio, self.lens, self.motion, self.motion_angle, self.soft)
+        return Sensor(*(part[chosen] for part in parts))
+
+
+def before_sampling(fx: Tensor, fy: Tensor, sensor: Sensor) -> Tensor:
+    """What lens, motion and pixel aperture leave of a sinusoid, with its sign: a pixel wider than a period inverts it.
 
     Args:
-        frequency: Cycles per sensor pixel.
-        sigma: Lens blur in sensor pixels.
-        aperture: Side of the light-sensitive area in sensor pixels.
+        fx: Cycles per native pixel along x, (B, C, H, W).
+        fy: The same along y.
+        sensor: The sensors.
 
-    Source: Fourier transforms of a Gaussian and of a box.
+    Source: Fourier transforms of a Gaussian, of a straight path and of a square.
     """
-    gaussian = torch.exp(-2 * (math.pi * frequency * sigma) ** 2)
-    return gaussian * torch.sinc(frequency * aperture).abs()
+    gaussian = torch.exp(-2 * (math.pi * sensor.lens) ** 2 * (fx * fx + fy * fy))
+    along = fx * torch.cos(sensor.motion_angle) + fy * torch.sin(sensor.motion_angle)
+    return gaussian * torch.sinc(fx) * torch.sinc(fy) * torch.sinc(sensor.motion * along)
+
+
+def nearest_alias(fx: Tensor, fy: Tensor, *, quincunx: bool) -> tuple[Tensor, Tensor]:
+    """Vector of the reciprocal lattice of a Bayer channel that is nearest to a frequency; cycles per native pixel.
+
+    Red and blue sites repeat every two pixels: (m/2, n/2). Green sites form a quincunx: (m/2, n/2) with m + n even.
+
+    Source: Conway and Sloane, Sphere Packings, Lattices and Groups, chapter 20 (nearest point of Z^n and of D_n).
+    """
+    m, n = torch.round(2 * fx), torch.round(2 * fy)
+    if quincunx:
+        miss_x, miss_y = 2 * fx - m, 2 * fy - n
+        odd = (m + n).remainder(2) > 0.5
+        worse_x = miss_x.abs() > miss_y.abs()
+        m = torch.where(odd & worse_x, m + torch.where(miss_x < 0, -1.0, 1.0), m)
+        n = torch.where(odd & ~worse_x, n + torch.where(miss_y < 0, -1.0, 1.0), n)
+    return m / 2, n / 2
+
+
+def aliased(cycles: Tensor, phase: Tensor, sensor: Sensor) -> Tensor:
+    """What a camera makes of ``cos(2π·cycles + phase)`` in the light on its sensor: moiré included.
+
+    The lens, motion and the pixel's aperture weaken the sinusoid; the sites of each Bayer channel sample it, which
+    moves its frequency to the nearest one to zero that agrees at those sites; then the picture is shrunk to the
+    canvas by averaging ``ratio`` pixels each way. Demosaicing is taken to pass what it should: it acts on all but the
+    coarsest frequencies less than the shrinking does. At ratio 1 the values at the sites are those of plain
+    sampling, and :func:`training.data.simulate.camera.sense` picks them.
+
+    Args:
+        cycles: Phase in cycles at each canvas position, (B, 1, H, W) or (B, 3, H, W), smooth, H and W at least 2.
+        phase: Further phase in radians, (1 or B, 1 or 3, 1, 1).
+        sensor: The sensors.
+
+    Returns:
+        (B, 3, H, W), red first; amplitude at most 1.
+
+    Source: sampling theorem on lattices (Petersen and Middleton 1962); the mean of n neighbours passes
+    sin(πnf) / (n·sin(πf)).
+    """
+    b, _, height, width = cycles.shape
+    out = torch.zeros(b, 3, height, width)
+    fx, fy = _slope(cycles, 3) / sensor.ratio, _slope(cycles, 2) / sensor.ratio
+    left = before_sampling(fx, fy, sensor)
+    chosen = (left.abs().amax((1, 2, 3)) > NEGLIGIBLE).nonzero().flatten()
+    if not len(chosen):
+        return out
+    fx, fy, left, cycles, sensor = fx[chosen], fy[chosen], left[chosen], cycles[chosen], sensor[chosen]
+    phase = phase.expand(b, 3, 1, 1)[chosen]
+    x, y = _native(width, sensor.ratio, 3), _native(height, sensor.ratio, 2)
+    seen = []
+    green = nearest_alias(fx, fy, quincunx=True)
+    other = nearest_alias(fx, fy, quincunx=False)
+    # Places of the first site of each channel in the RGGB cell.
+    for channel, (site_x, site_y) in enumerate(((0, 0), (1, 0), (1, 1))):
+        part = slice(channel, channel + 1) if cycles.shape[1] == 3 else slice(0, 1)
+        nx, ny = (v[:, part] for v in (green if channel == 1 else other))
+        ax, ay = fx[:, part] - nx, fy[:, part] - ny
+        angle = cycles[:, part] - nx * (x - site_x) - ny * (y - site_y)
+        strength = left[:, part] * _after_sampling(ax, ay, sensor)
+        seen.append(strength * torch.cos(2 * math.pi * angle + phase[:, channel : channel + 1]))
+    out[chosen] = torch.cat(seen, 1)
+    return out
+
+
+def _after_sampling(fx: Tensor, fy: Tensor, sensor: Sensor) -> Tensor:
+    """What shrinking by ``ratio`` and the blur after it leave; the frequency in cycles per native pixel, below 1."""
+    box = torch.sinc(sensor.ratio * fx) / torch.sinc(fx) * torch.sinc(sensor.ratio * fy) / torch.sinc(fy)
+    return box * torch.exp(-2 * (math.pi * sensor.soft * sensor.ratio) ** 2 * (fx * fx + fy * fy))
+
+
+def _slope(values: Tensor, axis: int) -> Tensor:
+    """Change per canvas pixel along an axis, same shape: central differences, one-sided at the edges."""
+    steps = torch.diff(values, dim=axis)
+    n = steps.shape[axis]
+    first, last = steps.narrow(axis, 0, 1), steps.narrow(axis, n - 1, 1)
+    return (torch.cat([first, steps], axis) + torch.cat([steps, last], axis)) / 2
+
+
+def _native(n: int, ratio: Tensor, axis: int) -> Tensor:
+    """Native pixel coordinates of the canvas pixels' centres along an axis, 0 at a red site near the middle.
+
+    Counted from the middle, so that phases stay small; at ratio 1 the even coordinates are the canvas' red sites.
+    """
+    shape = [1, 1, 1, 1]
+    shape[axis] = n
+    return (torch.arange(n, dtype=torch.float32).view(shape) + 0.5 - n // 4 * 2) * ratio - 0.5

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.data.simulate import colour
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import attenuation, smooth_noise
+from training.data.simulate.optics import Sensor, aliased, smooth_noise
 from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
@@ -59,24 +59,27 @@ def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     return (floor + (white - floor) * linear) * tint
 
 
-def screen(
-    plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], lens_sigma: Tensor, px_per_plane: Tensor
-) -> Tensor:
-    """Halftone modulation (B, 3, H, W), added to the reflectance.
+def screen(plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Tensor:
+    """Factor (B, 3, H, W), mean 1, by which the halftone modulates what the sensor sees.
 
-    One rotated screen per ink; the amplitude of a dot screen is largest at mid-tones, t·(1 - t), and the lens and
-    pixel weaken it as they do any sinusoid.
+    One rotated screen per ink; the amplitude of a dot screen is largest at mid-tones, t·(1 - t), hence 1 - t relative
+    to the tone.
+
+    Args:
+        plane: Where each canvas position looks on the sheet, (B, H, W, 2) in plane units.
+        reflectance: What is printed there, (B, 3, H, W).
+        draws: The samples' parameters.
+        sensor: The cameras' sensors.
     """
     lines = column(draws, "print_lines", 300.0) / (2 * FACE_HALF)
-    strength = column(draws, "print_screen") * attenuation(lines / px_per_plane.clamp_min(1e-3), lens_sigma)
     phase = column(draws, "print_phase")
     x, y = plane[..., 0].unsqueeze(1), plane[..., 1].unsqueeze(1)
     angles = torch.tensor(SCREEN_ANGLES_DEG).deg2rad().view(1, 3, 1, 1)
     u = (x * torch.cos(angles) + y * torch.sin(angles)) * lines
     v = (-x * torch.sin(angles) + y * torch.cos(angles)) * lines
-    tone = reflectance.clamp(0, 1)
-    dots = torch.cos(2 * math.pi * u + phase) + torch.cos(2 * math.pi * v + phase)
-    return strength * tone * (1 - tone) * dots
+    dots = aliased(u, phase, sensor) + aliased(v, phase, sensor)
+    depth = column(draws, "print_screen") * (1 - reflectance.clamp(0, 1))
+    return (1 + depth * dots).clamp_min(0)
 
 
 def fibres(draws: Sequence[Draws], size: int) -> Tensor:

@@ -125,13 +125,13 @@ class Simulator:
         compose.draw_view(d, 0.22)
         capture.draw_capture(d)
         if species == "replay":
-            compose.draw_surroundings(d, (0.03, 0.3))
+            compose.draw_surroundings(d, subtype, (0.03, 0.3))
             display.draw_display(d, subtype)
             light.draw_glare(d, 0.45, 0.25)
             d.sometimes("screen_gradient", 0.6, 0.0, 0.6)
             d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
         else:
-            compose.draw_surroundings(d, (0.0, 0.35))
+            compose.draw_surroundings(d, subtype, (0.0, 0.35))
             paper.draw_paper(d, subtype)
             light.draw_glare(d, 0.45 if subtype == "photo_paper" else 0.1, 0.25)
 
@@ -172,10 +172,9 @@ class Simulator:
         matrices = compose.view_matrices(draws)
         plane = apply(matrices, grid(sensor_px, sensor_px))
         px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
-        radiance = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species](
-            tiles, plane, px, draws
-        )
-        pictures = camera.capture(radiance, draws, self._picture_px)
+        present = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species]
+        radiance, pattern = present(tiles, plane, px, draws)
+        pictures = camera.capture(radiance, draws, self._picture_px, pattern)
         pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
         return [
             Sample(
@@ -200,36 +199,41 @@ class Simulator:
         ratio = tiles.shape[-1] / 2 / px
         return sample(blur(tiles, 0.45 * (ratio - 1).clamp_min(0), 5), plane)
 
-    def _bona_fide(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+    # Each presentation returns its light and the factor by which the sensor sees a fine pattern in it, if there is one.
+
+    def _bona_fide(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, None]:
         scene = blur(colour.bytes_to_linear(tiles), column(draws, "lens_softness"), 7)
         seen = compose.clutter(self._look(scene, plane, px), plane, draws, px)
-        return seen * light.room_light(draws, plane.shape[1])
+        return seen * light.room_light(draws, plane.shape[1]), None
 
-    def _replay(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+    def _replay(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         size = plane.shape[1]
-        sigma = camera.lens_sigma(draws)
         # The screen's scaler works on sRGB values; light comes after it.
         shown = self._look(capture.attackers_capture(tiles, draws), plane, px)
-        content = display.emit(shown, draws) * display.pixel_structure(plane, draws, sigma, px)
-        content = content * display.banding(draws, size) * light.fall_off(draws, size)
+        emitted = display.emit(shown, draws) * display.banding(draws, size) * light.fall_off(draws, size)
         behind = self._room(draws, size) * light.room_light(draws, size)
-        content = content + light.glare(draws, size, behind)
+        content = emitted + light.glare(draws, size, behind)
         levels = {"black": 0.006, "dark": 0.03, "white": 0.6, "silver": 0.35}
         rim = torch.tensor([levels[str(d.values["bezel"])] for d in draws]).view(-1, 1, 1, 1)
         rim_colour = (rim * column(draws, "room_level", 1.0)).expand(-1, 3, -1, -1)
-        return compose.surround(content, plane, behind=behind, rim_colour=rim_colour, draws=draws, px=px)
+        lit, shows = compose.surround(content, plane, behind=behind, rim_colour=rim_colour, draws=draws, px=px)
+        # Only the screen's own light has its pixels; reflections veil them.
+        structure = display.pixel_structure(plane, draws, camera.native_sensor(draws))
+        return lit, 1 + shows * emitted / content.clamp_min(1e-6) * (structure - 1)
 
-    def _print(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+    def _print(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         size = plane.shape[1]
         bent, shading = paper.bend(plane, draws)
         reflectance = paper.reflect(self._look(capture.attackers_capture(tiles, draws), bent, px), draws)
-        reflectance = reflectance + paper.screen(bent, reflectance, draws, camera.lens_sigma(draws), px)
         noise = paper.fibres(draws, size)
         content = (reflectance * (1 + noise)).clamp_min(0.002)
         white = (column(draws, "print_white", 0.8) * (1 + noise)).expand(-1, 3, -1, -1)
         illumination = light.room_light(draws, size)
         behind = self._room(draws, size) * illumination
-        lit = compose.surround(
+        lit, shows = compose.surround(
             content * shading, bent, behind=behind / illumination, rim_colour=white * shading, draws=draws, px=px
         )
-        return lit * illumination + light.glare(draws, size, behind)
+        gloss = light.glare(draws, size, behind)
+        diffuse = content * shading * illumination
+        halftone = paper.screen(bent, reflectance, draws, camera.native_sensor(draws))
+        return lit * illumination + gloss, 1 + shows * diffuse / (diffuse + gloss).clamp_min(1e-6) * (halftone - 1)

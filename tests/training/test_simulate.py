@@ -39,6 +39,10 @@ COMMON = {
 LIVE = {
     "clutter": (0, 0.9), "clutter_x": (0.85, 1.7), "clutter_y": (-1.6, 1.6), "clutter_width": (0.08, 0.9),
     "clutter_height": (0.3, 3), "clutter_left": (0, 1), "lens_softness": (0, 1.3),
+    "frame": (0, 1), "frame_x": (0.85, 1.5), "frame_y": (-1.2, 1.2), "frame_width": (0.3, 1.2),
+    "frame_aspect": (0.56, 1.5), "frame_rim": (0.02, 0.2), "frame_rim_level": (0.006, 0.7), "frame_left": (0, 1),
+    "room_level": (0.06, 1.6), "room_zoom": (0.4, 1), "room_x": (-0.5, 0.5), "room_y": (-0.5, 0.5),
+    "room_blur": (0, 3),
 }  # fmt: skip
 MEDIUM = {
     "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.2),
@@ -259,6 +263,27 @@ def test_the_native_sensor_changes_attacks_with_fine_patterns_and_no_living_pers
         assert np.array_equal(*pictures) == bona_fide
 
 
+def test_some_living_people_have_a_room_in_a_frame_beside_them(
+    simulator: Simulator, drawn: list[dict[str, Value]]
+) -> None:
+    live = [v for v in drawn if v["bona_fide"]]
+    framed = sum(int(v["frame"]) for v in live)
+    assert abs(framed - 0.15 * len(live)) < 4 * math.sqrt(len(live) * 0.15 * 0.85)
+    index = next(i for i in range(100) if simulator.draw(i).values["bona_fide"])
+    pictures = []
+    for background in (0, 1, 2):
+        d = simulator.draw(index)
+        d.values |= {"frame": 1, "frame_left": 0, "background": background, "frame_width": 1.2, "frame_x": 1.0}
+        # Nothing else that depends on the whole picture, and no cut that repeats the frame.
+        d.values |= {"view_roll": 0.0, "view_mirror": 0, "small": 0.0, "flare": 0.0, "cut_right": 0.0, "cut_left": 0.0}
+        d.values |= {"view_x": 0.0, "view_y": 0.0, "frame_y": 0.0}
+        pictures.append(simulator.render([d])[0].picture.astype(int))
+    for other in pictures[1:]:
+        changed = np.abs(other - pictures[0]).mean((0, 2))
+        assert changed[160:].mean() > 8
+        assert changed[:96].max() < 3  # the half of the picture without the frame
+
+
 class Watched(dict[str, Value]):
     """Parameters that remember which of them were looked at."""
 
@@ -279,7 +304,8 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
     """A misspelt name would silently give the default for ever."""
     all_drawn: set[str] = set()
     all_read: set[str] = set()
-    for i in range(8):
+    framed = next(i for i in range(100) if simulator.draw(i).values.get("frame"))
+    for i in (*range(8), framed):
         d = simulator.draw(i)
         watched = d.values = Watched(d.values)
         simulator.render([d])
@@ -287,7 +313,10 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         steering = {"cut", "source", "subtype", "edge_visible", "edge_hidden", "edge_form", "edge_size", "edge_aspect"}
         steering |= {"edge_close", "edge_place_x", "edge_place_y"}
         # The camera of both classes has them, but nothing fine enough stands before a living person's.
-        steering |= {"native_ratio", "native_lens"} if d.values["bona_fide"] else set()
+        if d.values["bona_fide"]:
+            steering |= {"native_ratio", "native_lens"}
+            hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}
+            steering |= set() if d.values["frame"] else hung
         assert set(watched) - watched.read <= steering | {"background", "jpeg_second_quality"}, species_of(d.values)
         all_drawn |= set(watched)
         all_read |= watched.read

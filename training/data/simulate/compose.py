@@ -221,6 +221,41 @@ def clutter(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor) ->
     return scene * (1 - inside) + level * inside
 
 
+def draw_frame(d: Draws) -> None:
+    """A picture on the wall or a monitor beside a living person, which shows a room; rooms belong to both classes."""
+    d.chance("frame", 0.15)
+    d.uniform("frame_x", 0.85, 1.5)
+    d.uniform("frame_y", -1.2, 1.2)
+    d.uniform("frame_width", 0.3, 1.2)
+    d.uniform("frame_aspect", 0.56, 1.5)
+    d.uniform("frame_rim", 0.02, 0.2)
+    d.loguniform("frame_rim_level", 0.006, 0.7)
+    d.chance("frame_left", 0.5)
+    draw_room(d)
+
+
+def frame(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor, shown: Tensor) -> Tensor:
+    """Hang a frame beside the face, never over it; linear light.
+
+    Args:
+        scene: (B, 3, H, W).
+        plane: (B, H, W, 2), canvas positions in tile units.
+        draws: The samples' parameters.
+        px: Canvas pixels per tile unit, (B, 1, 1, 1).
+        shown: (B, 3, H, W), what the frame shows.
+    """
+    side = 1 - 2 * column(draws, "frame_left")
+    half_w, rim = column(draws, "frame_width", 0.5) * FACE_HALF, column(draws, "frame_rim") * FACE_HALF
+    half_h = half_w * column(draws, "frame_aspect", 1.0)
+    # The nearer edge of the rim, not of the picture, keeps its distance from the face.
+    x = side * (column(draws, "frame_x", 1.2) * FACE_HALF + half_w + rim)
+    centre = torch.cat([x.view(-1, 1), column(draws, "frame_y").view(-1, 1) * FACE_HALF], 1)
+    body = coverage(plane, half_w + rim, half_h + rim, centre, px) * column(draws, "frame")
+    inside = coverage(plane, half_w, half_h, centre, px) * column(draws, "frame")
+    out = scene * (1 - body) + column(draws, "frame_rim_level") * body
+    return out * (1 - inside) + shown * inside
+
+
 def draw_truncation(d: Draws) -> None:
     """The frame's edge: many pictures end close to the face."""
     cut = d.chance("cut", 0.4)

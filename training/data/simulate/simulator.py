@@ -114,6 +114,7 @@ class Simulator:
         if species == BONA_FIDE:
             compose.draw_view(d, 0.06)
             compose.draw_clutter(d)
+            compose.draw_frame(d)
             d.sometimes("lens_softness", 0.5, 0.3, 1.3)
         else:
             self._draw_attack(d, species)
@@ -204,6 +205,11 @@ class Simulator:
     def _bona_fide(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, None]:
         scene = blur(colour.bytes_to_linear(tiles), column(draws, "lens_softness"), 7)
         seen = compose.clutter(self._look(scene, plane, px), plane, draws, px)
+        framed = [i for i, d in enumerate(draws) if d.values["frame"]]
+        if framed:
+            some = [draws[i] for i in framed]
+            shown = self._room(some, plane.shape[1])
+            seen[framed] = compose.frame(seen[framed], plane[framed], some, px[framed], shown)
         return seen * light.room_light(draws, plane.shape[1]), None
 
     def _replay(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:

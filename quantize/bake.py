@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fasedge.types import FloatArray, UInt8Array
-from quantize.grid import ACTIVATION_CODE_MAX, ActivationGrid, GridConv, grid_convs, grids
+from quantize.grid import grid_convs, grids
+from quantize.rounding import ACTIVATION_CODE_MAX, ActivationGrid, GridConv
 from quantize.students import ExportModel
 
 
@@ -38,8 +39,8 @@ class CodeConv(nn.Module):
 
     def __init__(self, source: GridConv) -> None:
         super().__init__()
-        conv = source.conv
-        self.conv = copy.deepcopy(conv)
+        self.conv = copy.deepcopy(source.conv)
+        _set_bias(self.conv, source)
         self.register_buffer("codes", torch.from_numpy(weight_codes(source)))
         self.register_buffer("step", cast(Tensor, source.scale).detach().clone()[:, None, None, None])
         del self.conv.weight
@@ -111,7 +112,14 @@ def _with_fixed_grids(model: ExportModel) -> ExportModel:
 def _plain(source: GridConv) -> nn.Conv2d:
     plain = copy.deepcopy(source.conv)
     plain.weight = nn.Parameter(source.rounded_weight().detach().clone(), requires_grad=False)
+    _set_bias(plain, source)
     return plain
+
+
+def _set_bias(conv: nn.Conv2d, source: GridConv) -> None:
+    bias = source.rounded_bias()
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
 
 
 def without_activation_grids(model: ExportModel) -> ExportModel:

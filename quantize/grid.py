@@ -2,8 +2,8 @@
 
 Each engine's own quantiser chooses its own ranges, so three INT8 files of the same network are three different
 networks whose scores drift apart. Here the INT8 grid (a scale per weight channel, a scale and a zero point per
-activation) is fixed once on the folded FP32 network; the converters only carry it over. What remains between two
-engines is the rounding of ties.
+activation, biases on the grid of the accumulator) is fixed once on the folded FP32 network; the converters only carry
+it over. What remains between two engines is the rounding of ties.
 
 The placement follows what integer kernels do: the picture after normalisation, the output of every convolution with
 its ReLU6, the output of every addition. The head after the trunk stays in float.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -22,17 +23,25 @@ from torch import Tensor, fx, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import ConversionError
+from quantize.rounding import WEIGHT_CODE_MAX, ActivationGrid, GridConv
 from quantize.students import ExportModel
 
-#: Largest weight code. 63 instead of 127: where the CPU has no VNNI, ``vpmaddubsw`` adds two u8 x s8 products in 16
-#: bits and saturates; with 7-bit weights two products always fit (2 * 255 * 63 < 32768). This is what NNCF's
-#: OverflowFix.ENABLE and onnxruntime's ``reduce_range`` do, here for all engines alike.
-WEIGHT_CODE_MAX = 63
-ACTIVATION_CODE_MAX = 255
+__all__ = [
+    "ActivationGrid",
+    "GridConfig",
+    "GridConv",
+    "correct_biases",
+    "fit_grid",
+    "float_activations",
+    "grid_convs",
+    "grids",
+    "insert_grid",
+    "set_enabled",
+]
+
 _CLIP_STEPS = 40
 _SAMPLES_PER_BATCH = 10_000
 _CORRECTION_CROPS = 96
-_SMALLEST_SCALE = 1e-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,82 +68,6 @@ class GridConfig:
             raise ValueError(f"ranges must be one of {sorted(ranges)}, got {self!r}")
         if self.weight_code_max not in (63, 127):
             raise ValueError(f"weight_code_max must be 63 or 127, got {self.weight_code_max}")
-
-
-class ActivationGrid(nn.Module):
-    """Rounds a tensor to ``scale * (code - zero_point)``, code in 0..255. Straight-through gradient.
-
-    Attributes:
-        scale: float32 scalar.
-        zero_point: int32 scalar; zero itself is always on the grid, so that padding is exact.
-        enabled: ``False`` passes the values through.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("scale", torch.tensor(1.0))
-        self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int32))
-        self.enabled = True
-
-    def set_range(self, low: float, high: float) -> None:
-        """Choose the grid that spans ``[min(low, 0), max(high, 0)]`` with zero on it."""
-        low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / ACTIVATION_CODE_MAX, _SMALLEST_SCALE)
-        cast(Tensor, self.scale).fill_(scale)
-        cast(Tensor, self.zero_point).fill_(round(-low / scale))
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """Values of the codes 0 and 255."""
-        scale, zero = float(cast(Tensor, self.scale)), int(cast(Tensor, self.zero_point))
-        return -zero * scale, (ACTIVATION_CODE_MAX - zero) * scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Round to the grid; same shape."""
-        if not self.enabled:
-            return x
-        return torch.fake_quantize_per_tensor_affine(
-            x, float(cast(Tensor, self.scale)), int(cast(Tensor, self.zero_point)), 0, ACTIVATION_CODE_MAX
-        )
-
-
-class GridConv(nn.Module):
-    """A convolution whose weights are rounded per output channel. Straight-through gradient.
-
-    Attributes:
-        conv: The convolution with float weights and a bias.
-        scale: float32 (out,).
-        code_max: Codes lie in ``-code_max..code_max``.
-        enabled: ``False`` uses the float weights.
-    """
-
-    def __init__(self, conv: nn.Conv2d, code_max: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.code_max = code_max
-        self.enabled = True
-        peak = conv.weight.detach().abs().amax(dim=(1, 2, 3))
-        self.register_buffer("scale", (peak / code_max).clamp(min=_SMALLEST_SCALE))
-
-    def rounded_weight(self) -> Tensor:
-        """The weights as the engines see them, float32, shape of ``conv.weight``."""
-        scale = cast(Tensor, self.scale)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(self.conv.weight, scale, zero, 0, -self.code_max, self.code_max)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        weight = self.rounded_weight() if self.enabled else self.conv.weight
-        conv = self.conv
-        return nn.functional.conv2d(
-            x,
-            weight,
-            conv.bias,
-            cast("tuple[int, int]", conv.stride),
-            cast("tuple[int, int]", conv.padding),
-            cast("tuple[int, int]", conv.dilation),
-            conv.groups,
-        )
 
 
 def insert_grid(model: ExportModel, config: GridConfig) -> ExportModel:
@@ -172,6 +105,22 @@ def insert_grid(model: ExportModel, config: GridConfig) -> ExportModel:
             grid = trunk.graph.call_module(name, (node,))
         node.replace_all_uses_with(grid, delete_user_cb=lambda user, grid=grid: user is not grid)
     trunk.recompile()
+    for name, source in _sources(result).items():
+        grid_convs(result)[name].reads(source)
+    return result
+
+
+def _sources(model: ExportModel) -> dict[str, ActivationGrid]:
+    """Grid of the values that each rounded convolution reads, looking through padding."""
+    trunk = cast(fx.GraphModule, model.trunk)
+    convs, points, result = grid_convs(model), grids(model), {}
+    for node in trunk.graph.nodes:
+        if str(node.target) not in convs:
+            continue
+        source = node.args[0]
+        while str(source.target) not in points:
+            source = source.all_input_nodes[0]
+        result[str(node.target)] = points[str(source.target)]
     return result
 
 
@@ -208,6 +157,8 @@ def _reads_float(user: fx.Node, modules: dict[str, nn.Module], config: GridConfi
     """Whether a reader takes float anyway, so that rounding for it would be waste."""
     if user.op == "output":
         return False  # the head reads float, but the integer kernel before it still writes codes
+    if _kind_of_grid(user, modules) == "pass":
+        return bool(user.users) and all(_reads_float(reader, modules, config) for reader in user.users)
     return _kind_of_grid(user, modules) == "conv" and str(user.target) in config.float_convs
 
 
@@ -234,6 +185,19 @@ def set_enabled(model: ExportModel, enabled: bool) -> None:
     for module in model.modules():
         if isinstance(module, (ActivationGrid, GridConv)):
             module.enabled = enabled
+
+
+@contextmanager
+def float_activations(model: ExportModel) -> Iterator[None]:
+    """Within this context the activations of a model stay in float; its weights are rounded as before."""
+    switched = [grid for grid in grids(model).values() if grid.enabled]
+    for grid in switched:
+        grid.enabled = False
+    try:
+        yield
+    finally:
+        for grid in switched:
+            grid.enabled = True
 
 
 def fit_grid(model: ExportModel, crops: UInt8Array, config: GridConfig, *, batch: int = 32) -> ExportModel:

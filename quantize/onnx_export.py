@@ -42,7 +42,7 @@ class _QuantizePair(nn.Module):
 class _CodedConv(nn.Module):
     """Convolution whose weights and bias are stored as int8 and int32 behind ``DequantizeLinear``."""
 
-    def __init__(self, source: GridConv, input_scale: Tensor) -> None:
+    def __init__(self, source: GridConv) -> None:
         super().__init__()
         conv, scale = source.conv, cast(Tensor, source.scale).detach()
         self.options = (conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -50,9 +50,8 @@ class _CodedConv(nn.Module):
         self.register_buffer("scale", scale.clone())
         self.register_buffer("zero_point", torch.zeros_like(scale, dtype=torch.int8))
         # onnxruntime fuses to an integer kernel only when the bias lies on the grid of the accumulator.
-        bias = conv.bias.detach() if conv.bias is not None else torch.zeros_like(scale)
-        self.register_buffer("bias_scale", scale * input_scale)
-        self.register_buffer("bias_codes", torch.round(bias / (scale * input_scale)).to(torch.int32))
+        self.register_buffer("bias_scale", source.bias_step().detach())
+        self.register_buffer("bias_codes", source.bias_codes())
 
     def forward(self, x: Tensor) -> Tensor:
         codes, bias = cast(Tensor, self.codes), cast(Tensor, self.bias_codes)
@@ -117,35 +116,11 @@ def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
         raise ConversionError("export_onnx_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
     result = copy.deepcopy(model)
     trunk = cast(fx.GraphModule, result.trunk)
-    scales = input_scales(result)
-    replaced: list[tuple[str, nn.Module]] = [
-        (name, _CodedConv(conv, scales[name])) for name, conv in grid_convs(result).items()
-    ]
+    replaced: list[tuple[str, nn.Module]] = [(name, _CodedConv(conv)) for name, conv in grid_convs(result).items()]
     replaced += [(name, _QuantizePair(grid)) for name, grid in grids(result).items()]
     for name, module in replaced:
         trunk.set_submodule(name, module)
     return _export(result, path, size_px)
-
-
-def input_scales(model: ExportModel) -> dict[str, Tensor]:
-    """Scale of the activation that each rounded convolution reads, looking through padding.
-
-    Raises:
-        ConversionError: A convolution reads values that are on no grid.
-    """
-    trunk = cast(fx.GraphModule, model.trunk)
-    convs, points, result = grid_convs(model), grids(model), {}
-    for node in trunk.graph.nodes:
-        if node.op != "call_module" or str(node.target) not in convs:
-            continue
-        source = node.args[0]
-        while isinstance(source, fx.Node) and str(source.target) not in points:
-            inputs = source.all_input_nodes
-            if len(inputs) != 1:
-                raise ConversionError(f"convolution {node.target} reads values that are on no INT8 grid")
-            source = inputs[0]
-        result[str(node.target)] = cast(Tensor, points[str(cast(fx.Node, source).target)].scale).detach()
-    return result
 
 
 def _export(model: nn.Module, path: Path, size_px: int) -> Path:

@@ -62,6 +62,24 @@ def test_the_onnx_file_holds_exactly_the_weight_codes_of_the_grid(bench, exporte
         assert any(s.shape == codes.shape and np.array_equal(s, codes) for s in stored)
 
 
+def test_onnx_and_tflite_files_hold_exactly_the_bias_codes_of_the_grid(bench, exported):
+    import onnx
+    from ai_edge_litert.interpreter import Interpreter
+    from onnx import numpy_helper
+
+    graph = onnx.load(artefact(exported[0], "onnxruntime", "int8").path).graph
+    onnx_codes = [numpy_helper.to_array(i) for i in graph.initializer if i.data_type == onnx.TensorProto.INT32]
+    interpreter = Interpreter(str(artefact(exported[0], "litert", "int8").path))
+    int32 = [item["index"] for item in interpreter.get_tensor_details() if item["dtype"] == np.int32]
+    convs = [op for op in interpreter._get_ops_details() if "CONV_2D" in op["op_name"]]
+    tflite_codes = [interpreter.get_tensor(op["inputs"][2]) for op in convs if op["inputs"][2] in int32]
+    for conv in grid_convs(bench.grid).values():
+        wanted = conv.bias_codes().numpy()
+        assert any(s.shape == wanted.shape and np.array_equal(s, wanted) for s in onnx_codes)
+        # The converter's own product of scales may fall on the other side of a tie.
+        assert any(s.shape == wanted.shape and np.abs(s - wanted).max() <= 1 for s in tflite_codes)
+
+
 def test_the_tflite_file_holds_exactly_the_weight_codes_of_the_grid_and_no_transpose(bench, exported):
     from ai_edge_litert.interpreter import Interpreter
 

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,71 @@ def test_weights_are_rounded_per_output_channel_to_63_codes_each_way():
     assert weight_codes(module).ravel().tolist() == [63, 63]
 
 
+def coarse_pair():
+    """Input step 0.5, weight steps 1 and 0.25: the accumulator steps by 0.5 and 0.125."""
+    conv = nn.Conv2d(1, 2, 1)
+    conv.weight.data = torch.tensor([63.0, 15.75]).view(2, 1, 1, 1)
+    conv.bias.data = torch.tensor([0.8, -0.3])
+    grid = ActivationGrid()
+    grid.set_range(0.0, 127.5)
+    module = GridConv(conv, 63)
+    module.reads(grid)
+    return module, grid
+
+
+def test_a_bias_is_rounded_to_whole_steps_of_the_accumulator():
+    module, _ = coarse_pair()
+    # 0.8 / 0.5 = 1.6 and -0.3 / 0.125 = -2.4.
+    assert module.bias_codes().tolist() == [2, -2]
+    np.testing.assert_allclose(module(torch.zeros(1, 1, 1, 1)).detach().ravel(), [1.0, -0.25], rtol=1e-6)
+    module.enabled = False
+    np.testing.assert_allclose(module(torch.zeros(1, 1, 1, 1)).detach().ravel(), [0.8, -0.3], rtol=1e-6)
+
+
+def test_the_gradient_of_a_bias_passes_through_its_rounding():
+    module, _ = coarse_pair()
+    module(torch.zeros(1, 1, 1, 1)).sum().backward()
+    assert module.conv.bias.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_bias_too_large_for_32_bits_is_cut_instead_of_changing_its_sign():
+    module, grid = coarse_pair()
+    grid.scale.fill_(1e-12)
+    assert module.bias_codes().tolist() == [2**31 - 1, -(2**31 - 1)]
+
+
+def test_a_convolution_outside_a_network_has_no_accumulator_step():
+    module = GridConv(nn.Conv2d(1, 1, 1), 63)
+    assert module(torch.zeros(1, 1, 1, 1)).item() == module.conv.bias.item()
+    with pytest.raises(ConversionError, match="on no INT8 grid"):
+        module.bias_codes()
+
+
+def test_a_copied_network_rounds_biases_with_its_own_grids(bench):
+    first, second = (insert_grid(bench.model, GridConfig()) for _ in range(2))
+    copied = copy.deepcopy(first)
+    grids(copied)["grid_0"].scale.fill_(0.25)
+    name = "stem.1"
+    steps = [grid_convs(m)[name].bias_step() for m in (first, copied, second)]
+    np.testing.assert_allclose(steps[1], 0.25 * steps[0], rtol=1e-6)
+    np.testing.assert_array_equal(steps[0], steps[2])
+
+
+def test_the_accumulator_step_is_that_of_the_values_read_also_through_padding(bench):
+    points = grids(bench.grid)
+    # grid_0 is the input, 1 the stem, 2 the depthwise filter, 3 the projection, 4 the addition.
+    for conv, grid in {"stem.1": 0, "block.0": 1, "block.3": 2, "project.0": 4}.items():
+        module = grid_convs(bench.grid)[conv]
+        np.testing.assert_allclose(module.bias_step(), module.scale * points[f"grid_{grid}"].scale, rtol=1e-6)
+
+
+def test_the_grid_adds_nothing_to_what_is_stored_of_a_network(bench):
+    found = set(bench.grid.trunk.state_dict())
+    grid_tensors = {f"{g}.{t}" for g in grids(bench.grid) for t in ("scale", "zero_point")}
+    conv_tensors = {f"{c}.{t}" for c in grid_convs(bench.grid) for t in ("scale", "conv.weight", "conv.bias")}
+    assert found == grid_tensors | conv_tensors
+
+
 def test_two_products_of_portable_weights_fit_the_16_bits_that_avx2_adds_in():
     assert 2 * 255 * GridConfig().weight_code_max <= np.iinfo(np.int16).max
     assert np.iinfo(np.int16).max < 2 * 255 * 127
@@ -75,6 +142,9 @@ def test_fitting_does_not_change_the_fp32_model(bench):
 def test_the_forms_for_converters_compute_what_the_grid_computes(bench):
     expected = scores(bench.grid, bench.crops)
     np.testing.assert_allclose(scores(with_plain_convs(bench.grid), bench.crops), expected, atol=1e-6)
+    for name, conv in grid_convs(bench.grid).items():
+        plain = with_plain_convs(bench.grid).trunk.get_submodule(name)
+        np.testing.assert_allclose(plain.bias, conv.bias_codes() * conv.bias_step(), rtol=1e-6)
     np.testing.assert_allclose(scores(with_code_convs(bench.grid), bench.crops), expected, atol=1e-6)
 
 

@@ -18,23 +18,26 @@ from fasedge.errors import FasEdgeError
 from fasedge.types import UInt8Array
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distill import DistilTask, load_task, load_teacher
+from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
 from quantize.facts import (
+    DEFAULT_POINT,
     as_scored,
     golden_indices,
     make_facts,
     operating_points,
     read_evaluations,
+    rounding_cost,
     simulated_evaluation,
 )
 from quantize.finetune import FinetuneConfig, finetune
-from quantize.grid import GridConfig, fit_grid
+from quantize.grid import GridConfig, conv_names, fit_grid
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
+from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
-from training.checkpoint import load_checkpoint
 from training.config import TrainConfig, load_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import CropJitter, SampleSet
@@ -43,13 +46,16 @@ from training.evaluate import evaluate_sets, write_evaluation
 from training.loop import Trainer, score_set
 
 DEFAULT_STEPS = FinetuneConfig().steps
+#: Stem and first depthwise convolution. Rounding the picture a second time, after its brightness has been normalised,
+#: and the first activations is what costs most; in float they take 6 kB more.
+DEFAULT_LEADING_FLOAT = 2
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Turn a trained student into models for the engines of the SDK."
 )
 console = Console()
 
-CheckpointOption = Annotated[Path, typer.Option("--checkpoint", help="Trained student.")]
+CheckpointOption = Annotated[Path, typer.Option("--checkpoint", help="Rounded student, see `round`.")]
 CalibrationOption = Annotated[
     Path, typer.Option("--calibration", help="calibration.json with scale, bias and fitted_on.")
 ]
@@ -65,6 +71,9 @@ ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a sc
 
 
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
+LeadingOption = Annotated[
+    int, typer.Option("--leading-float", help="Convolutions at the start of the network that stay in float.")
+]
 EvaluationOption = Annotated[
     list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
 ]
@@ -150,31 +159,45 @@ def facts_command(
     test: TestOption,
     facts: FactsOption,
     golden: GoldenOption,
+    student: Annotated[
+        Path | None, typer.Option(help="The student before rounding, to say what rounding cost.")
+    ] = None,
     data: DataOption = None,
     evaluation: EvaluationOption = None,
     version: VersionOption = "0.1.0",
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
-    model, config, _ = _model(checkpoint, calibration)
-    folder, spec = data_folder(data), config.input.spec()
+    rounded, _ = _model(checkpoint, calibration)
+    model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
     sets = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
     crops = {name: samples.crops(range(len(samples)), spec) for name, samples in sets.items()}
-    points, results = [], []
+    points, results, fp32_scores = [], [], {}
     quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
     for precision in ("fp32", "int8"):
         scored = {}
         for name, pictures in crops.items():
-            scores = reference_scores(model, pictures) if precision == "fp32" else artefact_scores(quantized, pictures)
+            if precision == "fp32":
+                scores = fp32_scores[name] = reference_scores(model, pictures)
+            else:
+                scores = artefact_scores(quantized, pictures)
             scored[name] = as_scored(sets[name], scores)
         points += operating_points(scored["dev"], scored["test"], precision)
         results.append(simulated_evaluation(scored["test"], precision))
-    record = load_checkpoint(checkpoint).metadata
+    info = rounded.info
     provenance = {
-        "train_seed": str(config.seed),
-        "epoch": str(record.get("epoch")),
-        "checkpoint_sha256": sha256_of(checkpoint),
+        "train_seed": str(rounded.config.seed),
+        "student_epoch": str(info.parent_epoch),
+        "student_sha256": info.parent_sha256,
+        "rounded_student_sha256": sha256_of(checkpoint),
+        "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
+        "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
         "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
     }
+    if student is not None:
+        task, config = load_task(student)
+        before = score_set(task.score, task.module, sets["test"], config)
+        default = next(p for p in points if (p.name, p.precision) == (DEFAULT_POINT, "fp32"))
+        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], default.threshold)
     file = make_facts(
         data=folder,
         points=points,
@@ -189,38 +212,52 @@ def facts_command(
     console.print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
-def _model(checkpoint: Path, calibration: Path) -> tuple[ExportModel, TrainConfig, CalibrationFile]:
-    student, config = load_trained(checkpoint)
+def _model(checkpoint: Path, calibration: Path) -> tuple[Rounded, CalibrationFile]:
     file = read_calibration(calibration)
-    return ExportModel(student, file.platt(), config.input.normalisation()), config, file
+    return load_rounded(checkpoint, file.platt()), file
+
+
+@app.command("round")
+def round_command(  # noqa: PLR0917 - typer passes by name
+    student: Annotated[Path, typer.Argument(help="Checkpoint of a trained student.")],
+    checkpoint: CheckpointOption,
+    train: TrainOption,
+    crops: CropsOption = DEFAULT_CROPS,
+    steps: StepsOption = DEFAULT_STEPS,
+    leading_float: LeadingOption = DEFAULT_LEADING_FLOAT,
+) -> None:
+    """Round a student's weights: choose one INT8 grid on train crops and fine-tune on it."""
+    network, config = load_trained(student)
+    samples = SampleSet.load(train)
+    calibration = calibration_crops(samples, config.input.spec(), crops)
+    model = equalise(ExportModel(network, UNCALIBRATED, config.input.normalisation()), calibration)
+    chosen = GridConfig(float_convs=tuple(conv_names(model)[:leading_float]))
+    tuning = FinetuneConfig(steps=steps)
+    grid = fit_grid(model, calibration, chosen)
+    record = finetune(grid, model, _training_crops(samples, config, tuning), tuning)
+    console.print(f"RMS error of the mean cosine: {record.before:.4f} before, {record.after:.4f} after fine-tuning")
+    save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
 
 
 @app.command()
 def export(checkpoint: CheckpointOption, calibration: CalibrationOption, out: FolderOption) -> None:
     """Write the FP32 network for all engines."""
-    model, config, _ = _model(checkpoint, calibration)
-    for item in export_fp32(model, out, config.input.size_px):
+    rounded, _ = _model(checkpoint, calibration)
+    for item in export_fp32(rounded.fp32(), out, rounded.config.input.size_px):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
 
 @app.command()
-def int8(  # noqa: PLR0917 - typer passes by name
+def int8(
     checkpoint: CheckpointOption,
     calibration: CalibrationOption,
     out: FolderOption,
     train: TrainOption,
-    crops: CropsOption = DEFAULT_CROPS,
-    steps: StepsOption = DEFAULT_STEPS,
 ) -> None:
-    """Choose one INT8 grid on train crops, fine-tune on it, and write the network for all engines."""
-    model, config, _ = _model(checkpoint, calibration)
-    samples = SampleSet.load(train)
-    chosen = calibration_crops(samples, config.input.spec(), crops)
-    grid = fit_grid(model, chosen, GridConfig())
-    tuning = FinetuneConfig(steps=steps)
-    record = finetune(grid, model, _training_crops(samples, config, tuning), tuning)
-    console.print(f"RMS error of the mean cosine: {record.before:.4f} before, {record.after:.4f} after fine-tuning")
-    for item in export_int8(grid, out, config.input.size_px, chosen[:1]):
+    """Write the INT8 network for all engines."""
+    rounded, _ = _model(checkpoint, calibration)
+    sample = SampleSet.load(train).crops([0], rounded.config.input.spec())
+    for item in export_int8(rounded.grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
 
@@ -242,13 +279,13 @@ def parity(
     threshold: ThresholdOption,
 ) -> None:
     """Compare every artefact with the FP32 network; fails when one is farther away than allowed."""
-    model, config, _ = _model(checkpoint, calibration)
+    rounded, _ = _model(checkpoint, calibration)
     samples = SampleSet.load(test)
     if samples.info.split == "train":
         raise ParityError("parity is measured on held-out samples, got a set of the train split")
-    crops = samples.crops(range(len(samples)), config.input.spec())
+    crops = samples.crops(range(len(samples)), rounded.config.input.spec())
     data = Presentations(crops, samples.labels, [row.species for row in samples.table], threshold)
-    report = measure(artefacts(out), reference_scores(model, crops), data)
+    report = measure(artefacts(out), reference_scores(rounded.fp32(), crops), data)
     console.print(report.table())
     for (a, b), value in report.cross_engine.items():
         console.print(f"{a} and {b}: largest difference of a score {value:.4f}")
@@ -268,12 +305,12 @@ def publish_command(
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
     """Write card and golden vectors, load everything back, and put the model into the package: all or nothing."""
-    model, config, file = _model(checkpoint, calibration)
+    rounded, file = _model(checkpoint, calibration)
     folder = publish(
-        model,
+        rounded.fp32(),
         out,
         read_facts(facts),
-        spec=config.input.spec(),
+        spec=rounded.config.input.spec(),
         calibration=file,
         golden_rgb=np.asarray(np.load(golden, allow_pickle=False)),
         tolerance=tolerance,
@@ -296,15 +333,20 @@ def run(
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
+    leading_float: LeadingOption = DEFAULT_LEADING_FLOAT,
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
-    """All of it: calibrate, export, int8, facts, parity, publish. Nothing is published when a step fails."""
+    """All of it: round, calibrate, export, int8, facts, parity, publish. Nothing is published when a step fails."""
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
+    student, checkpoint = checkpoint, out / "rounded.safetensors"
+    if not checkpoint.is_file() or load_rounded(checkpoint).info.parent_sha256 != sha256_of(student):
+        round_command(student, checkpoint, train, crops, steps, leading_float)
     calibrate(checkpoint=checkpoint, dev=dev, calibration=calibration)
     export(checkpoint, calibration, out)
-    int8(checkpoint, calibration, out, train, crops, steps)
+    int8(checkpoint, calibration, out, train)
     facts_command(
+        student=student,
         checkpoint=checkpoint,
         calibration=calibration,
         out=out,

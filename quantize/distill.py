@@ -10,7 +10,6 @@ form follows the method's map.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from quantize.errors import CheckpointMismatchError
-from quantize.export import load_trained
+from quantize.export import config_of, load_trained
+from quantize.rounded import RoundedTask, is_rounded, load_rounded
 from quantize.students import PixelCosineStudent
 from training.backbones import Trunk
-from training.build import MethodTask, Task, build_trunk, method_settings
+from training.build import MethodTask, ScoringTask, build_trunk, method_settings
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.methods.a_deeppixbis import a_bce
+from training.methods.base import without_autocast
 
 
 class DistilTask:
@@ -99,14 +99,16 @@ class DistilTask:
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Task loss and imitation."""
         cosines = self._student.cosine_map(self._input(rgb))
-        loss = a_bce(cosines, labels, self._settings).mean()
-        if self._teacher is None:
-            return loss
         with torch.no_grad():
-            wanted = torch.sigmoid(self._temperature * self._teacher.cosines(rgb)[0])
+            taught = None if self._teacher is None else self._temperature * self._teacher.cosines(rgb)[0]
+        with without_autocast(rgb.device.type):
+            loss = a_bce(cosines, labels, self._settings).mean()
+            if taught is None:
+                return loss
+            wanted = torch.sigmoid(taught)
             entropy = F.binary_cross_entropy(wanted, wanted)
-        imitation = F.binary_cross_entropy_with_logits(self._temperature * cosines, wanted) - entropy
-        return (1 - self._alpha) * loss + self._alpha * imitation
+            imitation = F.binary_cross_entropy_with_logits(self._temperature * cosines, wanted) - entropy
+            return (1 - self._alpha) * loss + self._alpha * imitation
 
     def score(self, rgb: Tensor) -> Tensor:
         """Mean cosine mapped to [0, 1]; the calibrated score is made at export."""
@@ -127,10 +129,7 @@ def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
         CheckpointError: The file is missing or damaged.
     """
     checkpoint = load_checkpoint(path)
-    try:
-        config = msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
-    except (KeyError, msgspec.MsgspecError) as error:
-        raise CheckpointMismatchError(f"{path} carries no configuration of a trained method ({error})") from error
+    config = config_of(checkpoint, path)
     # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
     bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
     task = MethodTask(msgspec.structs.replace(config, method=bare))
@@ -139,13 +138,16 @@ def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
     return task, config
 
 
-def load_task(path: Path) -> tuple[Task, TrainConfig]:
-    """Load a checkpoint of either kind, method or student, to score with it.
+def load_task(path: Path) -> tuple[ScoringTask, TrainConfig]:
+    """Load a checkpoint of any kind (method, student, rounded student) to score with it.
 
     Raises:
-        CheckpointMismatchError: It is of neither kind.
+        CheckpointMismatchError: It is of no kind that is known.
         CheckpointError: The file is missing or damaged.
     """
+    if is_rounded(path):
+        rounded = load_rounded(path)
+        return RoundedTask(rounded), rounded.config
     if "pixel_filter.weight" in load_checkpoint(path).tensors:
         return load_teacher(path)
     student, config = load_trained(path)

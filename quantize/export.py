@@ -15,6 +15,7 @@ from quantize.errors import CheckpointMismatchError, ConversionError
 from quantize.students import ExportModel, PixelCosineStudent, Platt, load_student
 
 if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
     from training.config import TrainConfig
 
 #: Engine to the suffix of its file.
@@ -107,6 +108,32 @@ def read_calibration(path: Path) -> CalibrationFile:
         ) from error
 
 
+def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
+    """The configuration that a checkpoint carries.
+
+    Args:
+        checkpoint: As ``training.checkpoint.load_checkpoint`` returned it.
+        path: Its file, for messages.
+
+    Raises:
+        CheckpointMismatchError: It carries none, or one that is not understood.
+    """
+    from training.config import TrainConfig
+
+    try:
+        return msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointMismatchError(f"{path} carries no configuration of a training run ({error})") from error
+
+
+def empty_student(config: TrainConfig) -> PixelCosineStudent:
+    """A student with random weights, into which those of a checkpoint go: nothing is loaded from elsewhere."""
+    from training.build import build_trunk
+
+    trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
+    return PixelCosineStudent(trunk, trunk.out_channels)
+
+
 def load_trained(path: Path) -> tuple[PixelCosineStudent, TrainConfig]:
     """Load a trained student with the configuration that it was trained with.
 
@@ -117,18 +144,11 @@ def load_trained(path: Path) -> tuple[PixelCosineStudent, TrainConfig]:
         CheckpointMismatchError: The checkpoint carries no configuration, or is of another method or trunk.
         CheckpointError: The file is missing or damaged (see ``training.checkpoint``).
     """
-    from training.build import build_trunk
     from training.checkpoint import load_checkpoint
-    from training.config import TrainConfig
 
     checkpoint = load_checkpoint(path)
-    try:
-        config = msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
-    except (KeyError, msgspec.MsgspecError) as error:
-        raise CheckpointMismatchError(f"{path} carries no configuration of a student ({error})") from error
-    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
-    trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
-    return load_student(PixelCosineStudent(trunk, trunk.out_channels), checkpoint.tensors), config
+    config = config_of(checkpoint, path)
+    return load_student(empty_student(config), checkpoint.tensors), config
 
 
 def export_fp32(model: ExportModel, folder: Path, size_px: int) -> list[Artefact]:

@@ -1,7 +1,8 @@
 """Fine-tuning on the INT8 grid: the rounded network learns to answer as the FP32 one does.
 
 Rounding is in the forward pass, its gradient is passed straight through, and the target is the FP32 network's own
-cosine map: no label is needed, and nothing but the rounding error is trained away.
+cosine map: no label is needed, and nothing but the rounding error is trained away. Each step runs the network twice,
+with and without rounding of the activations: both have to answer as the FP32 network does, and alike.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3 (simulated rounding); Bengio et al., 2013 (straight-through estimator).
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.optim import Adam
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, ConversionError
-from quantize.grid import grid_convs
+from quantize.grid import float_activations, grid_convs
 from quantize.students import ExportModel
 
 
@@ -28,16 +30,18 @@ class FinetuneConfig:
     """How the rounded network is fine-tuned.
 
     Attributes:
-        steps: Optimiser steps; 0 leaves the network as it is. The default: see docs/results.md for what more did.
+        steps: Optimiser steps; 0 leaves the network as it is.
         batch: Crops per step.
         learning_rate: Peak learning rate of Adam; half a cosine to zero.
         pooled_weight: Weight of the error of the mean cosine beside the error of the map.
+        agreement_weight: Weight of the difference between rounded and float activations.
     """
 
-    steps: int = 0
+    steps: int = 300
     batch: int = 32
     learning_rate: float = 5e-5
     pooled_weight: float = 8.0
+    agreement_weight: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +93,11 @@ def finetune(
             with torch.no_grad():
                 wanted = reference.cosines(rgb)
             found = model.cosines(rgb)
-            pooled = (found.mean(dim=(1, 2)) - wanted.mean(dim=(1, 2))).square().mean()
-            loss = (found - wanted).square().mean() + config.pooled_weight * pooled
+            with float_activations(model):
+                plain = model.cosines(rgb)
+            pooled = _pooled_error(found, wanted)
+            loss = _error(found, wanted, config) + _error(plain, wanted, config)
+            loss = loss + config.agreement_weight * _error(found, plain, config)
             if not bool(torch.isfinite(loss)):
                 raise ConversionError(f"fine-tuning on the INT8 grid diverged at step {step}; lower the learning rate")
             optimiser.zero_grad()
@@ -104,3 +111,12 @@ def finetune(
     if not errors:
         return FinetuneRecord(0.0, 0.0)
     return FinetuneRecord(math.sqrt(float(np.mean(errors[:tenth]))), math.sqrt(float(np.mean(errors[-tenth:]))))
+
+
+def _pooled_error(a: Tensor, b: Tensor) -> Tensor:
+    return (a.mean(dim=(1, 2)) - b.mean(dim=(1, 2))).square().mean()
+
+
+def _error(a: Tensor, b: Tensor, config: FinetuneConfig) -> Tensor:
+    """Squared difference of two cosine maps, of their cells and of their means."""
+    return (a - b).square().mean() + config.pooled_weight * _pooled_error(a, b)

@@ -30,6 +30,7 @@ __all__ = [
     "ActivationGrid",
     "GridConfig",
     "GridConv",
+    "conv_names",
     "correct_biases",
     "fit_grid",
     "float_activations",
@@ -164,6 +165,13 @@ def _reads_float(user: fx.Node, modules: dict[str, nn.Module], config: GridConfi
 
 def _kind_of_grid(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     return "grid" if str(node.target).startswith("grid_") else _kind(node, modules)
+
+
+def conv_names(model: ExportModel) -> list[str]:
+    """Names of the trunk's convolutions, in order of execution."""
+    trunk = cast(fx.GraphModule, model.trunk)
+    calls = [str(node.target) for node in trunk.graph.nodes if node.op == "call_module"]
+    return [name for name in calls if isinstance(trunk.get_submodule(name), (nn.Conv2d, GridConv))]
 
 
 def grids(model: ExportModel) -> dict[str, ActivationGrid]:

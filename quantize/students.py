@@ -19,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from quantize.errors import CheckpointMismatchError
 from training.backbones import Trunk
 from training.inputs import BrightnessNorm, GraphInput
+from training.methods.base import at_least_float32, without_autocast
 
 _SQUARED_NORM_FLOOR = 1e-12
 
@@ -53,7 +54,9 @@ class PixelCosineStudent(nn.Module):
         Returns:
             float32 (N, m, m) in [-1, 1].
         """
-        return pixel_cosine(self.trunk(x), F.normalize(self.filter.weight, dim=1))
+        features = self.trunk(x)
+        with without_autocast(features.device.type):
+            return pixel_cosine(at_least_float32(features), F.normalize(self.filter.weight, dim=1))
 
     def pooled(self, x: Tensor) -> Tensor:
         """Mean of the cosine map, float32 (N,)."""

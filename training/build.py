@@ -16,28 +16,33 @@ from training.config import MethodConfig, TrainConfig
 from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig
+from training.methods.base import without_autocast
 
 _LOG = logging.getLogger("training")
 
 
-class Task(Protocol):
-    """What the loop trains: a module, its loss and its score. Pictures are uint8 (N, S, S, 3), red first."""
+class ScoringTask(Protocol):
+    """Something that scores pictures, uint8 (N, S, S, 3), red first."""
 
     @property
     def module(self) -> nn.Module:
-        """Holds every parameter that is trained."""
+        """Holds every parameter."""
         ...
 
     def to(self, device: torch.device) -> None:
         """Move every network, trained or not, to a device; pictures and labels are expected there from then on."""
         ...
 
-    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss; labels are float32 (N,), possibly smoothed."""
-        ...
-
     def score(self, rgb: Tensor) -> Tensor:
         """Scores (N,), higher = bona fide."""
+        ...
+
+
+class Task(ScoringTask, Protocol):
+    """What the loop trains: a module with its loss and its score."""
+
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss; labels are float32 (N,), possibly smoothed."""
         ...
 
 
@@ -66,7 +71,9 @@ class MethodTask:
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Return the total loss of the method."""
-        return self._method.loss(self._method.cosines(self._input(rgb)), labels).total
+        outputs = self._method.cosines(self._input(rgb))
+        with without_autocast(rgb.device.type):
+            return self._method.loss(outputs, labels).total
 
     def score(self, rgb: Tensor) -> Tensor:
         """Return the mean of the score map: what the student imitates and what is exported."""

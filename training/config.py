@@ -12,6 +12,7 @@ from fasedge.preprocess import InputSpec
 from training.data.samples import CropJitter
 from training.errors import ConfigError
 from training.inputs import BrightnessNorm
+from training.precision import Precision
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -78,6 +79,7 @@ class OptimiserConfig(_Section, frozen=True):
         average: Decay of the exponential moving average of the weights; 0 switches it off.
         label_smoothing: Labels become ``e/2`` and ``1 - e/2``.
         clip_norm: Largest norm of the gradient; 0 switches it off.
+        precision: ``float32``, or ``bfloat16`` for the convolutions: on GPUs, and on CPUs with AMX or AVX-512 BF16.
     """
 
     learning_rate: float = 1e-3
@@ -90,6 +92,7 @@ class OptimiserConfig(_Section, frozen=True):
     average: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    precision: Precision = "float32"
 
 
 class AugmentConfig(_Section, frozen=True):

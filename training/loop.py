@@ -26,6 +26,7 @@ from training.config import OptimiserConfig, TrainConfig
 from training.data.augment import augment
 from training.data.samples import SampleSet, SetInfo
 from training.errors import CheckpointError, CheckpointWriteError, DataError, DivergedError
+from training.precision import reduced
 
 LAST, BEST, HISTORY, RECORD = "last.safetensors", "best.safetensors", "history.jsonl", "run.json"
 _EVALUATION_BATCH = 64
@@ -201,7 +202,8 @@ class Trainer:
             chosen = order[i * o.batch : (i + 1) * o.batch]
             rgb = self._batch(chosen, step).to(self._device)
             target = torch.from_numpy(labels[chosen]).float() * (1 - o.label_smoothing) + o.label_smoothing / 2
-            loss = self._task.loss(rgb, target.to(self._device))
+            with reduced(o.precision, self._device):
+                loss = self._task.loss(rgb, target.to(self._device))
             if not bool(torch.isfinite(loss)):
                 self._keep_batch(rgb, chosen, step, "loss")
             self._optimiser.zero_grad(set_to_none=True)

@@ -8,7 +8,14 @@ import pytest
 
 from fasedge.cards import Evaluation
 from quantize.errors import CalibrationDataError
-from quantize.facts import as_scored, golden_indices, operating_points, read_evaluations, simulated_evaluation
+from quantize.facts import (
+    as_scored,
+    golden_indices,
+    operating_points,
+    read_evaluations,
+    rounding_cost,
+    simulated_evaluation,
+)
 from training.data.samples import SampleRow, SampleSet, SetInfo
 from training.errors import DataError
 
@@ -79,3 +86,17 @@ def test_evaluations_of_other_programs_are_read_and_bad_ones_refused(tmp_path: P
     assert read_evaluations([good]) == [item]
     with pytest.raises(CalibrationDataError, match=r"bad\.json"):
         read_evaluations([bad])
+
+
+def test_the_cost_of_rounding_compares_decisions_at_the_same_share_of_rejected_people() -> None:
+    test = sample_set("test")
+    before = np.where(test.labels == 1, 0.8, 0.2) + np.linspace(0, 0.1, 40)
+    # Another calibration alone changes no decision.
+    same = rounding_cost(before, before / 2, test, bpcer_threshold=0.3)
+    assert same["decisions_changed_by_rounding_percent"] == "0.00"
+    assert same["auc_before_rounding"] == same["auc_after_rounding"] == "1.0000"
+    after = before.copy()
+    after[[0, 2]] = 0.99  # two attacks of forty pictures pass
+    found = rounding_cost(before, after, test, bpcer_threshold=0.5)
+    assert found["decisions_changed_by_rounding_percent"] == "5.00"
+    assert found["auc_after_rounding"] == "0.9000"

@@ -1,0 +1,187 @@
+"""The rounded student on disk: weights on their INT8 grid, and the ranges of the activations.
+
+One file from which every artefact is made. The FP32 artefacts carry the same rounded weights as the INT8 ones, so that
+the two differ by the rounding of activations alone; what rounding the weights cost is measured against the student
+that the file was made from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor
+
+from fasedge.cards import sha256_of
+from quantize.bake import without_activation_grids
+from quantize.errors import CheckpointMismatchError
+from quantize.export import config_of, empty_student
+from quantize.finetune import FinetuneConfig, FinetuneRecord
+from quantize.grid import GridConfig, insert_grid
+from quantize.students import ExportModel, Platt
+from training.checkpoint import load_checkpoint, load_exactly, save_checkpoint
+from training.config import TrainConfig
+
+_KIND = "rounded student"
+#: For networks whose score is calibrated later.
+UNCALIBRATED = Platt(1.0, 0.0)
+
+
+class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How a rounded student came about.
+
+    Attributes:
+        kind: What the file is.
+        parent_sha256: Hash of the student's checkpoint.
+        parent_epoch: Epoch of that checkpoint.
+        float_convs: Convolutions that stay in float.
+        weight_code_max: Largest weight code.
+        steps: Steps of fine-tuning on the grid.
+        batch: Crops per step.
+        learning_rate: Its peak.
+        error_before: Root-mean-square error of the mean cosine in the first tenth of the steps.
+        error_after: In the last tenth.
+    """
+
+    kind: str
+    parent_sha256: str
+    parent_epoch: int | None
+    float_convs: tuple[str, ...]
+    weight_code_max: int
+    steps: int
+    batch: int
+    learning_rate: float
+    error_before: float
+    error_after: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounded:
+    """A rounded student.
+
+    Attributes:
+        grid: The network as INT8 engines compute it.
+        config: Configuration of the student's training.
+        info: How it came about.
+    """
+
+    grid: ExportModel
+    config: TrainConfig
+    info: RoundedInfo
+
+    def fp32(self) -> ExportModel:
+        """The network with the same weights and float activations."""
+        return without_activation_grids(self.grid)
+
+
+def save_rounded(  # noqa: PLR0917 - each is one thing the file records
+    path: Path,
+    grid: ExportModel,
+    parent: Path,
+    config: TrainConfig,
+    chosen: GridConfig,
+    tuning: FinetuneConfig,
+    record: FinetuneRecord,
+) -> RoundedInfo:
+    """Write a rounded student.
+
+    Args:
+        path: The file; replaced in one step.
+        grid: As :func:`quantize.grid.fit_grid` returned it, fine-tuned or not.
+        parent: Checkpoint of the student that was rounded.
+        config: The student's configuration.
+        chosen: How the grid was chosen.
+        tuning: How it was fine-tuned.
+        record: What fine-tuning did.
+
+    Raises:
+        CheckpointWriteError: The file system refuses.
+    """
+    epoch = load_checkpoint(parent).metadata.get("epoch")
+    info = RoundedInfo(
+        kind=_KIND,
+        parent_sha256=sha256_of(parent),
+        parent_epoch=epoch if isinstance(epoch, int) else None,
+        float_convs=chosen.float_convs,
+        weight_code_max=chosen.weight_code_max,
+        steps=tuning.steps,
+        batch=tuning.batch,
+        learning_rate=tuning.learning_rate,
+        error_before=record.before,
+        error_after=record.after,
+    )
+    metadata = {"config": msgspec.to_builtins(config), "rounded": msgspec.to_builtins(info)}
+    save_checkpoint(path, grid.trunk.state_dict() | {"unit_weight": _unit_weight(grid)}, metadata)
+    return info
+
+
+def is_rounded(path: Path) -> bool:
+    """Whether a checkpoint is a rounded student.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
+    return "rounded" in load_checkpoint(path).metadata
+
+
+def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
+    """Read a rounded student.
+
+    Args:
+        path: As :func:`save_rounded` wrote it.
+        platt: Calibration of the score; without one, the score is the sigmoid of the mean cosine.
+
+    Raises:
+        CheckpointMismatchError: The file is of something else, such as a student that has not been rounded yet.
+        CheckpointError: The file is missing or damaged.
+    """
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint, path)
+    try:
+        info = msgspec.json.decode(json.dumps(checkpoint.metadata["rounded"]), type=RoundedInfo)
+    except (KeyError, msgspec.MsgspecError) as error:
+        raise CheckpointMismatchError(
+            f"{path} is no rounded student ({error}); make one with `python -m quantize round`"
+        ) from error
+    bare = ExportModel(empty_student(config), platt or UNCALIBRATED, config.input.normalisation())
+    grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
+    tensors = dict(checkpoint.tensors)
+    unit = tensors.pop("unit_weight", None)
+    if unit is None or unit.shape != _unit_weight(grid).shape:
+        raise CheckpointMismatchError(
+            f"{path} lacks the filter of the head; make it anew with `python -m quantize round`"
+        )
+    load_exactly(grid.trunk, tensors, what=str(path))
+    _unit_weight(grid).copy_(unit)
+    return Rounded(grid, config, info)
+
+
+def _unit_weight(model: ExportModel) -> Tensor:
+    return model.get_buffer("unit_weight")
+
+
+class RoundedTask:
+    """A rounded student as something that scores: FP32 activations, mean cosine mapped to [0, 1].
+
+    Args:
+        rounded: The student.
+    """
+
+    def __init__(self, rounded: Rounded) -> None:
+        self._model = rounded.fp32()
+
+    @property
+    def module(self) -> ExportModel:
+        """The network."""
+        return self._model
+
+    def to(self, device: torch.device) -> None:
+        """Move the network to a device."""
+        self._model.to(device)
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) to (N,) in [0, 1], before calibration."""
+        return 0.5 + 0.5 * self._model.cosines(rgb).mean(dim=(1, 2))

@@ -135,11 +135,13 @@ def confounds(samples: SampleSet) -> dict[str, float]:
     None of them should tell the classes apart: a model could lean on it instead of on the attack.
 
     Returns:
-        ``brightness``, ``sharpness`` (variance of the Laplacian), ``saturation``, ``red_blue``: AUC in [0.5, 1].
+        AUC in [0.5, 1] of ``brightness`` (mean grey value), ``sharpness`` (variance of the Laplacian),
+        ``saturation`` (largest minus smallest channel), ``red_blue`` (ratio of the means), ``black_level`` (first
+        percentile of the grey values over their mean) and ``contrast`` (standard deviation over the mean).
     """
     import cv2
 
-    names = ("brightness", "sharpness", "saturation", "red_blue")
+    names = ("brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast")
     values = np.empty((len(samples), len(names)))
     for i, row in enumerate(samples.table):
         x1, y1, x2, y2 = (round(v) for v in row.box_xyxy)
@@ -147,7 +149,9 @@ def confounds(samples: SampleSet) -> dict[str, float]:
         grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
         spread = face.max(2).astype(float) - face.min(2)
         mean = face.reshape(-1, 3).mean(0)
-        values[i] = grey.mean(), cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1)
+        level = grey.mean() + 1
+        tones = np.percentile(grey, 1) / level, grey.std() / level
+        values[i] = level, cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1), *tones
     labels = samples.labels
     found = {name: float(metrics.auc(values[:, k], labels)) for k, name in enumerate(names)}
     return {name: max(auc, 1 - auc) for name, auc in found.items()}

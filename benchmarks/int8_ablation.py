@@ -1,0 +1,124 @@
+"""What each decision about the INT8 grid is worth, before any fine-tuning.
+
+Scores are those of PyTorch's simulation of the grid on held-out pictures, with one calibration for all rows. Two
+differences are told apart: what rounding the weights changes against the student, and what rounding the activations
+changes against the same rounded weights. Flips are decisions at the threshold that rejects 5 % of the bona fide
+presentations.
+
+    python -m benchmarks.int8_ablation runs/student/best.safetensors --train sets/train --dev sets/dev
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from fasedge.types import UInt8Array
+from quantize.calibrate import calibration_crops
+from quantize.equalise import equalise
+from quantize.export import load_trained
+from quantize.grid import GridConfig, conv_names, fit_grid, float_activations
+from quantize.platt import fit_platt
+from quantize.rounded import UNCALIBRATED
+from quantize.students import ExportModel, Platt
+from training.data.samples import SampleSet
+
+Scores = NDArray[np.float64]
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row: a change to the published grid."""
+
+    name: str
+    equalised: bool = True
+    leading_float: int = 2
+    weight_code_max: int = 63
+    bias_correction: bool = True
+    activation_range: str = "minmax"
+
+
+VARIANTS = (
+    Variant("published"),
+    Variant("channels not equalised", equalised=False),
+    Variant("no convolution in float", leading_float=0),
+    Variant("first 10 convolutions in float", leading_float=10),
+    Variant("biases not corrected", bias_correction=False),
+    Variant("ranges of least squared error", activation_range="mse"),
+    Variant("8-bit weights (saturate without VNNI)", weight_code_max=127),
+)
+
+
+def _cosines(model: ExportModel, crops: UInt8Array) -> Scores:
+    with torch.inference_mode():
+        parts = [
+            model.cosines(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH]))).mean(dim=(1, 2))
+            for i in range(0, len(crops), _BATCH)
+        ]
+    return np.asarray(torch.cat(parts).numpy(), np.float64)
+
+
+def _calibrated(cosines: Scores, platt: Platt) -> Scores:
+    return np.asarray(1 / (1 + np.exp(-(platt.scale * cosines + platt.bias))), np.float64)
+
+
+def _difference(scores: Scores, reference: Scores, labels: NDArray[np.int64]) -> list[str]:
+    delta = np.abs(scores - reference)
+    threshold = np.quantile(reference[labels == 1], 0.05)
+    flips = 100 * float(((scores >= threshold) != (reference >= threshold)).mean())
+    return [f"{delta.mean():.4f}", f"{np.quantile(delta, 0.99):.4f}", f"{flips:.2f}"]
+
+
+def main(
+    student: Annotated[Path, typer.Argument(help="Checkpoint of a student that has not been rounded.")],
+    *,
+    train: Annotated[Path, typer.Option(help="Sample set of the train split, for the ranges.")],
+    dev: Annotated[Path, typer.Option(help="Sample set of the dev split, for the differences.")],
+    n: Annotated[int, typer.Option("-n", help="Pictures of the dev set.")] = 480,
+    crops: Annotated[int, typer.Option(help="Calibration crops.")] = 256,
+) -> None:
+    """Print a row per variant."""
+    network, config = load_trained(student)
+    samples, spec = SampleSet.load(dev), config.input.spec()
+    indices = range(min(n, len(samples)))
+    pictures, labels = samples.crops(indices, spec), samples.labels[: len(indices)]
+    calibration = calibration_crops(SampleSet.load(train), spec, crops)
+    plain = ExportModel(network, UNCALIBRATED, config.input.normalisation())
+    equalised = equalise(plain, calibration)
+    reference = _cosines(plain, pictures)
+    platt = fit_platt(reference, labels)
+    exact = _calibrated(reference, platt)
+    kinds = ("weights", "activations", "both")
+    table = Table("variant", *(f"{kind}: {figure}" for kind in kinds for figure in ("mean", "p99", "flips %")))
+    for variant in track(VARIANTS, transient=True):
+        model = equalised if variant.equalised else plain
+        grid = fit_grid(
+            model,
+            calibration,
+            GridConfig(
+                weight_code_max=variant.weight_code_max,
+                activation_range=variant.activation_range,
+                bias_correction=variant.bias_correction,
+                float_convs=tuple(conv_names(model)[: variant.leading_float]),
+            ),
+        )
+        both = _calibrated(_cosines(grid, pictures), platt)
+        with float_activations(grid):
+            weights = _calibrated(_cosines(grid, pictures), platt)
+        pairs = ((weights, exact), (both, weights), (both, exact))
+        table.add_row(variant.name, *(cell for a, b in pairs for cell in _difference(a, b, labels)))
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from fasedge.cards import models_folder, sha256_of
 from fasedge.errors import FasEdgeError
@@ -375,14 +376,20 @@ def run(
 
 
 def main() -> int:
-    """Run the program; errors made on purpose become one line."""
+    """Run the program; errors made on purpose become one line.
+
+    Returns:
+        0; 2 for a wrong command line; 3 for an error; 130 when the user stopped it.
+    """
     try:
-        app(standalone_mode=False)
-    except (FasEdgeError, TrainingError) as error:
-        Console(stderr=True).print(f"[red]error[/red] {error}", markup=True)
+        app()
+    except SystemExit as stop:  # how the command-line library ends every run
+        return stop.code if isinstance(stop.code, int) else 0
+    except (FasEdgeError, TrainingError, OSError) as error:
+        # Escaped: a bracket in a path is no mark-up. Not wrapped: a line stays a line for whoever searches the log.
+        message = escape(" ".join(str(error).splitlines()))
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error[/red] {message}")
         return 3
-    except typer.Abort:
-        return 130
     return 0
 
 

@@ -65,3 +65,19 @@ def test_a_calibration_needs_all_of_its_fields(tmp_path):
     path.write_text('{"scale": 2.0, "bias": 0.5}')
     with pytest.raises(CheckpointMismatchError, match="fitted_on"):
         read_calibration(path)
+
+
+def test_a_wrong_command_line_ends_with_code_2_and_no_traceback(monkeypatch, capsys):
+    assert run(monkeypatch, "export", "--nonsense") == 2
+    message = capsys.readouterr().err
+    assert "--nonsense" in message
+    assert "Traceback" not in message
+
+
+def test_int8_of_a_student_that_is_not_rounded_says_what_to_do(checkpoint, tmp_path, monkeypatch, capsys):
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
+    arguments = ["--checkpoint", checkpoint, "--calibration", calibration, "--out", tmp_path / "out"]
+    assert run(monkeypatch, "int8", *arguments, "--train", tmp_path) == 3
+    assert "python -m quantize round" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

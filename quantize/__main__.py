@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,6 @@ from rich.markup import escape
 
 from fasedge.cards import models_folder, sha256_of
 from fasedge.errors import FasEdgeError
-from fasedge.types import UInt8Array
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distill import DistilTask, load_task, load_teacher
 from quantize.equalise import equalise
@@ -32,7 +30,7 @@ from quantize.facts import (
     rounding_cost,
     simulated_evaluation,
 )
-from quantize.finetune import FinetuneConfig, finetune
+from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
@@ -41,7 +39,7 @@ from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
 from training.config import TrainConfig, load_config
 from training.data.manifest import data_folder, read_manifest
-from training.data.samples import CropJitter, SampleSet
+from training.data.samples import SampleSet
 from training.errors import TrainingError
 from training.evaluate import evaluate_sets, write_evaluation
 from training.loop import Trainer, score_set
@@ -101,11 +99,14 @@ def distil(
     torch.manual_seed(settings.seed)
     master = None if teacher is None else load_teacher(teacher)[0]
     task = DistilTask(settings, master, alpha=alpha)
+    note: dict[str, str | float | bool] = {}
+    if teacher is not None:
+        note = {"teacher_sha256": sha256_of(teacher), "alpha": alpha, "started_from_it": start}
     if start:
         if master is None:
             raise typer.BadParameter("--start needs --teacher")
         task.start_from(master)
-    for record in Trainer(task, settings, SampleSet.load(train), SampleSet.load(dev), out).run():
+    for record in Trainer(task, settings, SampleSet.load(train), SampleSet.load(dev), out, note).run():
         console.print(record.line())
 
 
@@ -188,6 +189,7 @@ def facts_command(
     provenance = {
         "train_seed": str(rounded.config.seed),
         "student_epoch": str(info.parent_epoch),
+        **{f"student_{name}": str(value) for name, value in info.parent_note.items()},
         "student_sha256": info.parent_sha256,
         "rounded_student_sha256": sha256_of(checkpoint),
         "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
@@ -235,7 +237,7 @@ def round_command(  # noqa: PLR0917 - typer passes by name
     chosen = GridConfig(float_convs=tuple(conv_names(model)[:leading_float]))
     tuning = FinetuneConfig(steps=steps)
     grid = fit_grid(model, calibration, chosen)
-    record = finetune(grid, model, _training_crops(samples, config, tuning), tuning)
+    record = finetune(grid, model, training_crops(samples, config, tuning.batch), tuning)
     console.print(f"RMS error of the mean cosine: {record.before:.4f} before, {record.after:.4f} after fine-tuning")
     save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
 
@@ -260,15 +262,6 @@ def int8(
     sample = SampleSet.load(train).crops([0], rounded.config.input.spec())
     for item in export_int8(rounded.grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
-
-
-def _training_crops(samples: SampleSet, config: TrainConfig, tuning: FinetuneConfig) -> Iterator[UInt8Array]:
-    rng = np.random.default_rng(config.seed)
-    jitter = config.augment.jitter() or CropJitter()
-    while True:
-        order = rng.permutation(len(samples))
-        for i in range(0, len(order) - tuning.batch + 1, tuning.batch):
-            yield samples.crops(order[i : i + tuning.batch].tolist(), config.input.spec(), jitter=jitter, rng=rng)
 
 
 @app.command()

@@ -11,7 +11,7 @@ CVPR 2018, section 3 (simulated rounding); Bengio et al., 2013 (straight-through
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.grid import float_activations, grid_convs
 from quantize.students import ExportModel
+from training.config import TrainConfig
+from training.data.samples import CropJitter, SampleSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class FinetuneConfig:
         agreement_weight: Weight of the difference between rounded and float activations.
     """
 
-    steps: int = 300
+    steps: int = 200
     batch: int = 32
     learning_rate: float = 5e-5
     pooled_weight: float = 8.0
@@ -120,3 +122,27 @@ def _pooled_error(a: Tensor, b: Tensor) -> Tensor:
 def _error(a: Tensor, b: Tensor, config: FinetuneConfig) -> Tensor:
     """Squared difference of two cosine maps, of their cells and of their means."""
     return (a - b).square().mean() + config.pooled_weight * _pooled_error(a, b)
+
+
+def training_crops(samples: SampleSet, config: TrainConfig, batch: int) -> Iterator[UInt8Array]:
+    """Crops of a sample set in random order, with the jitter of training, without end.
+
+    Args:
+        samples: The set.
+        config: Configuration of the student's training: input, jitter and seed.
+        batch: Crops per batch.
+
+    Yields:
+        uint8 (batch, S, S, 3), red first.
+
+    Raises:
+        CalibrationDataError: The set is smaller than a batch.
+    """
+    if len(samples) < batch:
+        raise CalibrationDataError(f"fine-tuning takes {batch} crops per step, the set holds {len(samples)}")
+    rng = np.random.default_rng(config.seed)
+    jitter = config.augment.jitter() or CropJitter()
+    while True:
+        order = rng.permutation(len(samples))
+        for i in range(0, len(order) - batch + 1, batch):
+            yield samples.crops(order[i : i + batch].tolist(), config.input.spec(), jitter=jitter, rng=rng)

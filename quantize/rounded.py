@@ -37,6 +37,7 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         kind: What the file is.
         parent_sha256: Hash of the student's checkpoint.
         parent_epoch: Epoch of that checkpoint.
+        parent_note: What its training noted, such as its teacher.
         float_convs: Convolutions that stay in float.
         weight_code_max: Largest weight code.
         steps: Steps of fine-tuning on the grid.
@@ -49,6 +50,7 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     kind: str
     parent_sha256: str
     parent_epoch: int | None
+    parent_note: dict[str, str | float | bool]
     float_convs: tuple[str, ...]
     weight_code_max: int
     steps: int
@@ -100,11 +102,13 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
     Raises:
         CheckpointWriteError: The file system refuses.
     """
-    epoch = load_checkpoint(parent).metadata.get("epoch")
+    metadata = load_checkpoint(parent).metadata
+    epoch = metadata.get("epoch")
     info = RoundedInfo(
         kind=_KIND,
         parent_sha256=sha256_of(parent),
         parent_epoch=epoch if isinstance(epoch, int) else None,
+        parent_note=msgspec.convert(metadata.get("note", {}), dict[str, str | float | bool]),
         float_convs=chosen.float_convs,
         weight_code_max=chosen.weight_code_max,
         steps=tuning.steps,

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
@@ -138,14 +138,24 @@ class Trainer:
         train: Training samples.
         dev: Samples that choose the epoch to keep.
         out: Folder of checkpoints, history and the run record.
+        note: What else the record and the kept weights should say, such as who taught a student.
 
     Raises:
         DataError: A set lacks a class, or somebody is in both.
         CheckpointWriteError: The folder cannot be made.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, train: SampleSet, dev: SampleSet, out: Path) -> None:
+    def __init__(  # noqa: PLR0917 - the parts of a run, in their order
+        self,
+        task: Task,
+        config: TrainConfig,
+        train: SampleSet,
+        dev: SampleSet,
+        out: Path,
+        note: Mapping[str, str | float | bool] | None = None,
+    ) -> None:
         self._task, self._config, self._train, self._dev, self._out = task, config, train, dev, out
+        self._note = dict(note or {})
         _check_sets(train, dev)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         task.to(self._device)
@@ -257,7 +267,8 @@ class Trainer:
         return EpochRecord(self._epoch, loss, float(auc), float(eer), seconds, rate)
 
     def _save_weights(self, name: str, auc: float, eer: float) -> None:
-        meta = {"config": msgspec.to_builtins(self._config), "epoch": self._epoch, "dev_auc": auc, "dev_eer": eer}
+        config = msgspec.to_builtins(self._config)
+        meta = {"config": config, "epoch": self._epoch, "dev_auc": auc, "dev_eer": eer, "note": self._note}
         save_checkpoint(self._out / name, self._kept_module().state_dict(), meta)
 
     def _save(self, name: str) -> None:
@@ -325,6 +336,7 @@ class Trainer:
     def _write_record(self) -> None:
         record = {
             "config": msgspec.to_builtins(self._config),
+            "note": self._note,
             "train": msgspec.to_builtins(self._train.info),
             "dev": msgspec.to_builtins(self._dev.info),
             "torch": torch.__version__,

@@ -9,10 +9,12 @@ from torch import nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError
-from quantize.finetune import FinetuneConfig, finetune
+from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, fit_grid, float_activations, grid_convs, grids
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from tests.quantize.conftest import Bench, coloured_pictures
+from tests.training.fixtures.toy_sets import toy_set
+from training.config import InputConfig, TrainConfig
 
 
 def crops(n: int, seed: int) -> UInt8Array:
@@ -74,3 +76,16 @@ def test_too_few_batches_are_an_error(network: ExportModel) -> None:
     grid = fit_grid(network, crops(64, 7), GridConfig())
     with pytest.raises(CalibrationDataError, match="5 batches"):
         finetune(grid, network, batches(2), FinetuneConfig(steps=5))
+
+
+def test_crops_for_fine_tuning_come_in_an_order_of_their_own_and_never_end() -> None:
+    samples, config = toy_set(10), TrainConfig(input=InputConfig(size_px=16, crop_scale=1.5))
+    source = training_crops(samples, config, 4)
+    taken = [next(source) for _ in range(5)]
+    assert all(crops.shape == (4, 16, 16, 3) for crops in taken)
+    assert all(crops.dtype == np.uint8 for crops in taken)
+    again = training_crops(samples, config, 4)
+    assert all(np.array_equal(a, next(again)) for a in taken)
+    assert not np.array_equal(taken[0], taken[2])  # the second round is another order
+    with pytest.raises(CalibrationDataError, match="11 crops per step, the set holds 10"):
+        next(training_crops(samples, config, 11))

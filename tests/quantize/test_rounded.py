@@ -19,6 +19,7 @@ from training.config import InputConfig, MethodConfig, TrainConfig
 from training.errors import StateMismatchError
 
 CONFIG = TrainConfig(input=InputConfig(size_px=32, brightness=True), method=MethodConfig(trunk="efficientnet_lite0"))
+NOTE = {"teacher_sha256": "ab12", "alpha": 0.3, "started_from_it": True}
 TUNING = FinetuneConfig(steps=7, batch=3, learning_rate=2e-5)
 
 
@@ -32,7 +33,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(5)
         student = empty_student(CONFIG)
-    save_checkpoint(path, student.state_dict(), {"config": msgspec.to_builtins(CONFIG), "epoch": 4})
+    save_checkpoint(path, student.state_dict(), {"config": msgspec.to_builtins(CONFIG), "epoch": 4, "note": NOTE})
     return path
 
 
@@ -70,6 +71,7 @@ def test_it_remembers_where_it_comes_from(saved: Path, parent: Path) -> None:
     assert loaded.grid.platt == Platt(3.0, -1.0)
     info = loaded.info
     assert (info.parent_epoch, info.steps, info.batch, info.learning_rate) == (4, 7, 3, 2e-5)
+    assert info.parent_note == NOTE
     assert (info.error_before, info.error_after) == (0.5, 0.25)
     import hashlib
 

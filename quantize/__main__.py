@@ -37,7 +37,7 @@ from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
-from training.config import TrainConfig, load_config
+from training.config import load_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
 from training.errors import TrainingError

@@ -144,6 +144,7 @@ class GridPoint:
         conv: Name of the convolution that writes here; ``None`` for an addition or the input.
         code_peak: float32 (out,), largest absolute weight code of that convolution per output channel; ``None``
             likewise, or when it stays in float.
+        weight_scale: float32 (out,), step of the weights; ``None`` likewise.
         values: float32 (1, C, h, w), what a sample picture gives here without rounding of activations.
     """
 
@@ -152,6 +153,7 @@ class GridPoint:
     high: float
     conv: str | None
     code_peak: FloatArray | None
+    weight_scale: FloatArray | None
     values: FloatArray
 
 
@@ -179,8 +181,11 @@ def grid_points(model: ExportModel, sample: UInt8Array) -> list[GridPoint]:
     for name, grid in grids(model).items():
         low, high = grid.limits
         conv = writers[name]
-        peak = np.abs(weight_codes(convs[conv])).max(axis=(1, 2, 3)).astype(np.float32) if conv in convs else None
-        points.append(GridPoint(name, low, high, conv, peak, seen[name]))
+        peak, scale = None, None
+        if conv in convs:
+            peak = np.abs(weight_codes(convs[conv])).max(axis=(1, 2, 3)).astype(np.float32)
+            scale = cast(Tensor, convs[conv].scale).detach().numpy().copy()
+        points.append(GridPoint(name, low, high, conv, peak, scale, seen[name]))
     return points
 
 

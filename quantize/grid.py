@@ -230,6 +230,8 @@ def fit_grid(model: ExportModel, crops: UInt8Array, config: GridConfig, *, batch
     set_enabled(result, False)
     _fit_activations(result, crops, config, batch)
     set_enabled(result, True)
+    for conv in grid_convs(result).values():
+        conv.fit_bias()
     if config.bias_correction:
         correct_biases(result, crops)
     return result

@@ -15,7 +15,13 @@ from quantize.errors import ConversionError
 WEIGHT_CODE_MAX = 63
 ACTIVATION_CODE_MAX = 255
 _SMALLEST_SCALE = 1e-8
-_INT32_MAX = 2**31 - 1
+#: Largest bias, in steps of the accumulator. The sum of products of 1x1 convolutions of up to 520 channels
+#: (255 * 63 * 520) is no larger, so that bias and sum together stay below 2 ** 24: exact in int32 and in float32 alike.
+BIAS_CODE_MAX = 2**23
+#: A bias is given half of that, and room for at least this value, when the step is chosen: correction and fine-tuning
+#: move it.
+_BIAS_HEADROOM = 2
+_SMALLEST_BIAS_RANGE = 1.0
 
 
 class ActivationGrid(nn.Module):
@@ -98,15 +104,31 @@ class GridConv(nn.Module):
             raise ConversionError("a rounded convolution reads values that are on no INT8 grid; use insert_grid")
         return cast(Tensor, self.scale) * cast(Tensor, self._source[0].scale)
 
+    def fit_bias(self) -> None:
+        """Widen the steps of weights next to which the bias would have no code. Call it once the input has its grid.
+
+        A channel that training switched off has weights near zero but a bias; with steps as fine as those weights the
+        bias overflows 32 bits, and each engine makes something else of it. The weights of such a channel are lost,
+        and they weigh less than the rounding of the bias.
+
+        Raises:
+            ConversionError: The input is on no grid.
+        """
+        scale, peak = cast(Tensor, self.scale), torch.full_like(cast(Tensor, self.scale), _SMALLEST_BIAS_RANGE)
+        if self.conv.bias is not None:
+            peak = torch.maximum(peak, self.conv.bias.detach().abs())
+        input_scale = self.bias_step() / scale
+        scale.copy_(torch.maximum(scale, peak * (_BIAS_HEADROOM / BIAS_CODE_MAX) / input_scale))
+
     def bias_codes(self) -> Tensor:
-        """The bias in steps of the accumulator, int32 (out,); zero where the convolution has none.
+        """The bias in steps of the accumulator, int32 (out,), at most 2 ** 23; zero where the convolution has none.
 
         Raises:
             ConversionError: The input is on no grid.
         """
         step = self.bias_step().double()
         bias = torch.zeros_like(step) if self.conv.bias is None else self.conv.bias.detach().double()
-        return torch.round(bias / step).clamp(-_INT32_MAX, _INT32_MAX).to(torch.int32)
+        return torch.round(bias / step).clamp(-BIAS_CODE_MAX, BIAS_CODE_MAX).to(torch.int32)
 
     def rounded_bias(self) -> Tensor | None:
         """The bias as the engines see it, float32 (out,)."""

@@ -87,9 +87,11 @@ def _quantize(source: Path, target: Path, matched: list[tuple[GridPoint, _Tensor
         if tensor.writer not in _KERNELS:
             continue  # the input: its reader puts the QUANTIZE in front
         if tensor.writer != "ADD":
-            if point.code_peak is None:
+            if point.code_peak is None or point.weight_scale is None:
                 continue  # a convolution that stays in float
-            statistics[tensor.weight_name] = _weight_range(tensor.weight, point.code_peak, tensor.writer)
+            statistics[tensor.weight_name] = _weight_range(
+                tensor.weight, point.code_peak, point.weight_scale, tensor.writer
+            )
         work.add_static_config(
             regex=f"^{re.escape(tensor.name)};$",
             operation_name=qtyping.TFLOperationName(tensor.writer),
@@ -112,13 +114,14 @@ def _constant(value: float) -> FloatArray:
     return np.full((1, 1, 1, 1), value, np.float32)
 
 
-def _weight_range(weight: FloatArray, code_peak: FloatArray, writer: str) -> dict[str, Any]:
+def _weight_range(weight: FloatArray, code_peak: FloatArray, weight_scale: FloatArray, writer: str) -> dict[str, Any]:
     """Ranges from which a symmetric int8 quantiser computes the scales of the grid.
 
     The scales are read off the file's own weights: the converter may have moved a factor of the input into them.
+    Channels without weights have nothing to read off, and keep the grid's own scale: it is what their bias needs.
     """
     axes, shape = ((1, 2, 3), (-1, 1, 1, 1)) if writer == "CONV_2D" else ((0, 1, 2), (1, 1, 1, -1))
-    scale = np.abs(weight).max(axis=axes) / np.maximum(code_peak, 1)
+    scale = np.where(code_peak > 0, np.abs(weight).max(axis=axes) / np.maximum(code_peak, 1), weight_scale)
     peak = np.maximum(scale * _INT8_CODE_MAX, _SMALLEST_PEAK).reshape(shape).astype(np.float32)
     return {"min": -peak, "max": peak}
 

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,24 @@ def test_a_convolution_that_stays_in_float_does_so_in_every_engine(bench, tmp_pa
     for engine, path in paths.items():
         with open_backend(engine, path) as backend:
             np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.01)
+
+
+def test_channels_without_weights_give_their_bias_in_every_engine(bench, tmp_path):
+    model = copy.deepcopy(bench.model)
+    for name in ("stem.1", "block.0"):
+        conv = model.trunk.get_submodule(name)
+        conv.weight.data[:2], conv.bias.data[:2] = 1e-9, torch.tensor([2.5, -2.5])
+    grid = fit_grid(model, bench.calibration, GridConfig())
+    paths = {
+        "openvino": export_openvino_int8(grid, tmp_path / "a.xml", SIZE_PX),
+        "onnxruntime": export_onnx_int8(grid, tmp_path / "a.onnx", SIZE_PX),
+        "litert": export_tflite_int8(grid, tmp_path / "a.tflite", SIZE_PX, bench.crops[:1]),
+    }
+    with torch.no_grad():
+        expected = model(torch.from_numpy(bench.crops[:20]))[0].numpy()
+    for engine, path in paths.items():
+        with open_backend(engine, path) as backend:
+            np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.03)
 
 
 def test_the_openvino_file_stores_weights_as_int8(exported):

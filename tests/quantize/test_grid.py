@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from quantize import rounding
 from quantize.bake import grid_points, weight_codes, with_code_convs, with_plain_convs
 from quantize.errors import ConversionError
 from quantize.grid import ActivationGrid, GridConfig, GridConv, fit_grid, grid_convs, grids, insert_grid
@@ -68,10 +69,37 @@ def test_the_gradient_of_a_bias_passes_through_its_rounding():
     assert module.conv.bias.grad.tolist() == [1.0, 1.0]
 
 
-def test_a_bias_too_large_for_32_bits_is_cut_instead_of_changing_its_sign():
+def test_a_bias_too_large_for_its_steps_is_cut_instead_of_changing_its_sign():
     module, grid = coarse_pair()
     grid.scale.fill_(1e-12)
-    assert module.bias_codes().tolist() == [2**31 - 1, -(2**31 - 1)]
+    assert module.bias_codes().tolist() == [2**23, -(2**23)]
+
+
+def test_sum_and_bias_of_the_widest_pointwise_convolution_are_exact_in_float32():
+    assert rounding.BIAS_CODE_MAX + 255 * 63 * 480 < 2**24
+
+
+def switched_off(bench):
+    """The network with one stem channel that lives from its bias alone, as weight decay leaves them."""
+    model = copy.deepcopy(bench.model)
+    stem = model.trunk.get_submodule("stem.1")
+    stem.weight.data[0], stem.bias.data[0] = 1e-9, 2.5
+    return model
+
+
+def test_the_bias_of_a_channel_without_weights_keeps_its_value(bench):
+    grid = fit_grid(switched_off(bench), bench.calibration, GridConfig(bias_correction=False))
+    stem = grid_convs(grid)["stem.1"]
+    # Half of 2 ** 23 steps span the bias: 2.5 is met to 2.5 / 2 ** 22.
+    assert abs(stem.bias_codes()[0]) <= 2**22
+    assert stem.rounded_bias()[0].item() == pytest.approx(2.5, abs=1e-6)
+    assert weight_codes(stem)[0].max() == 0
+
+
+def test_channels_with_weights_keep_the_scale_of_their_largest_weight(bench):
+    for conv in grid_convs(bench.grid).values():
+        peak = conv.conv.weight.abs().amax(dim=(1, 2, 3))
+        np.testing.assert_allclose(conv.scale, peak / 63, rtol=1e-6)
 
 
 def test_a_convolution_outside_a_network_has_no_accumulator_step():

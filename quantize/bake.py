@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from fasedge.types import FloatArray, UInt8Array
-from quantize.grid import grid_convs, grids
+from quantize.grid import grid_convs, grids, is_addition
 from quantize.rounding import ACTIVATION_CODE_MAX, ActivationGrid, GridConv
 from quantize.students import ExportModel
 
@@ -39,8 +39,7 @@ class CodeConv(nn.Module):
 
     def __init__(self, source: GridConv) -> None:
         super().__init__()
-        self.conv = copy.deepcopy(source.conv)
-        _set_bias(self.conv, source)
+        self.conv = source.plain()
         self.register_buffer("codes", torch.from_numpy(weight_codes(source)))
         self.register_buffer("step", cast(Tensor, source.scale).detach().clone()[:, None, None, None])
         del self.conv.weight
@@ -77,6 +76,24 @@ class FixedGrid(nn.Module):
         return torch.fake_quantize_per_tensor_affine(x, self.scale, self.zero_point, 0, ACTIVATION_CODE_MAX)
 
 
+class SpelledGrid(nn.Module):
+    """An activation grid as plain arithmetic: no engine takes it for something that may be left out.
+
+    Args:
+        source: The grid.
+    """
+
+    def __init__(self, source: ActivationGrid) -> None:
+        super().__init__()
+        self.scale = float(cast(Tensor, source.scale))
+        zero_point = int(cast(Tensor, source.zero_point))
+        self.lowest, self.highest = -zero_point, ACTIVATION_CODE_MAX - zero_point
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Round to the grid; same shape."""
+        return torch.round(x * (1.0 / self.scale)).clamp(self.lowest, self.highest) * self.scale
+
+
 def weight_codes(conv: GridConv) -> NDArray[np.int8]:
     """The integer codes of a convolution's weights, shape of the weights."""
     scale = cast(Tensor, conv.scale)[:, None, None, None]
@@ -88,17 +105,33 @@ def with_plain_convs(model: ExportModel) -> ExportModel:
     result = _with_fixed_grids(model)
     trunk = cast(fx.GraphModule, result.trunk)
     for name, module in grid_convs(result).items():
-        trunk.set_submodule(name, _plain(module))
+        trunk.set_submodule(name, module.plain())
     return result
 
 
 def with_code_convs(model: ExportModel) -> ExportModel:
-    """Copy with convolutions that hold int8 codes, and constant activation grids."""
+    """Copy with convolutions that hold int8 codes, and constant activation grids: the form for OpenVINO.
+
+    Between a convolution and a residual addition the rounding is spelled out. There OpenVINO fuses convolution,
+    ``FakeQuantize`` and addition into one kernel, which adds the values before they are rounded.
+    """
     result = _with_fixed_grids(model)
     trunk = cast(fx.GraphModule, result.trunk)
+    for name in _before_additions(model):
+        trunk.set_submodule(name, SpelledGrid(grids(model)[name]))
     for name, module in grid_convs(result).items():
         trunk.set_submodule(name, CodeConv(module))
     return result
+
+
+def _before_additions(model: ExportModel) -> list[str]:
+    """Names of the grids that only an addition reads."""
+    trunk, known = cast(fx.GraphModule, model.trunk), grids(model)
+    return [
+        str(node.target)
+        for node in trunk.graph.nodes
+        if str(node.target) in known and all(is_addition(user) for user in node.users)
+    ]
 
 
 def _with_fixed_grids(model: ExportModel) -> ExportModel:
@@ -109,25 +142,12 @@ def _with_fixed_grids(model: ExportModel) -> ExportModel:
     return result
 
 
-def _plain(source: GridConv) -> nn.Conv2d:
-    plain = copy.deepcopy(source.conv)
-    plain.weight = nn.Parameter(source.rounded_weight().detach().clone(), requires_grad=False)
-    _set_bias(plain, source)
-    return plain
-
-
-def _set_bias(conv: nn.Conv2d, source: GridConv) -> None:
-    bias = source.rounded_bias()
-    if bias is not None:
-        conv.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-
-
 def without_activation_grids(model: ExportModel) -> ExportModel:
     """Copy with rounded weights and float activations: what a converter gets that inserts the activations itself."""
     result = copy.deepcopy(model)
     trunk = cast(fx.GraphModule, result.trunk)
     for name, module in grid_convs(result).items():
-        trunk.set_submodule(name, _plain(module))
+        trunk.set_submodule(name, module.plain())
     for grid in grids(result).values():
         grid.enabled = False
     return result

@@ -12,7 +12,7 @@ its ReLU6, the output of every addition. The head after the trunk stays in float
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -37,6 +37,8 @@ __all__ = [
     "grid_convs",
     "grids",
     "insert_grid",
+    "is_addition",
+    "release",
     "set_enabled",
 ]
 
@@ -136,13 +138,18 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
         return "relu"
     if isinstance(module, (nn.ZeroPad2d, nn.Identity)) or node.target is nn.functional.pad:
         return "pass"
-    if getattr(node.target, "__name__", "") in ("add", "iadd"):
+    if is_addition(node):
         return "add"
     what = type(module).__name__ if module is not None else node.target
     raise ConversionError(
         f"the trunk holds {what} at {node.name!r}; the INT8 grid knows convolutions, ReLU, ReLU6, zero padding and "
         "additions (a batch normalisation here means that it does not follow a convolution and could not be folded)"
     )
+
+
+def is_addition(node: fx.Node) -> bool:
+    """Whether a graph node adds tensors."""
+    return getattr(node.target, "__name__", "") in ("add", "iadd")
 
 
 def _needs_grid(node: fx.Node, kind: str, modules: dict[str, nn.Module], config: GridConfig) -> bool:
@@ -158,13 +165,51 @@ def _reads_float(user: fx.Node, modules: dict[str, nn.Module], config: GridConfi
     """Whether a reader takes float anyway, so that rounding for it would be waste."""
     if user.op == "output":
         return False  # the head reads float, but the integer kernel before it still writes codes
-    if _kind_of_grid(user, modules) == "pass":
+    kind = _kind_of_grid(user, modules)
+    if kind in ("pass", "add", "grid"):
+        # An addition computes in float where nothing but float reads the sum.
         return bool(user.users) and all(_reads_float(reader, modules, config) for reader in user.users)
-    return _kind_of_grid(user, modules) == "conv" and str(user.target) in config.float_convs
+    return kind == "conv" and str(user.target) in config.float_convs
 
 
 def _kind_of_grid(node: fx.Node, modules: dict[str, nn.Module]) -> str:
-    return "grid" if str(node.target).startswith("grid_") else _kind(node, modules)
+    if str(node.target).startswith("grid_"):
+        return "grid"
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    return "conv" if isinstance(module, GridConv) else _kind(node, modules)
+
+
+def release(model: ExportModel, convs: Sequence[str]) -> ExportModel:
+    """Copy of a model on a grid in which further convolutions compute in float, with the same rounded weights.
+
+    Args:
+        model: As :func:`fit_grid` returns it.
+        convs: Names of convolutions; those that are in float already stay so.
+
+    Returns:
+        A model that is nearer to the one with float activations: grids that only these convolutions read are gone.
+
+    Raises:
+        ConversionError: A name is of no convolution.
+    """
+    result = copy.deepcopy(model)
+    unknown = set(convs) - set(conv_names(result))
+    if unknown:
+        raise ConversionError(f"no convolution of the trunk has these names: {sorted(unknown)}")
+    trunk = cast(fx.GraphModule, result.trunk)
+    for name, conv in grid_convs(result).items():
+        if name in convs:
+            trunk.set_submodule(name, conv.plain())
+    modules = dict(trunk.named_modules())
+    in_float = tuple(name for name in conv_names(result) if isinstance(modules[name], nn.Conv2d))
+    config = GridConfig(float_convs=in_float)
+    for node in list(trunk.graph.nodes):
+        if _kind_of_grid(node, modules) == "grid" and all(_reads_float(user, modules, config) for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            trunk.graph.erase_node(node)
+            trunk.delete_submodule(str(node.target))
+    trunk.recompile()
+    return result
 
 
 def conv_names(model: ExportModel) -> list[str]:

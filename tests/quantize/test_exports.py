@@ -12,7 +12,7 @@ from quantize.bake import weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_int8
 from quantize.files import complete_file
-from quantize.grid import GridConfig, fit_grid, grid_convs
+from quantize.grid import GridConfig, fit_grid, grid_convs, grids
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, Platt
@@ -123,6 +123,27 @@ def test_a_convolution_that_stays_in_float_does_so_in_every_engine(bench, tmp_pa
     for engine, path in paths.items():
         with open_backend(engine, path) as backend:
             np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.01)
+
+
+def test_every_engine_rounds_before_a_residual_addition(bench, tmp_path):
+    # Steps of a quarter of the range: an engine that left this rounding out would answer something else.
+    model = copy.deepcopy(bench.grid)
+    place = grids(model)["grid_3"]
+    low, high = place.limits
+    place.set_range(32 * low, 32 * high)
+    paths = {
+        "openvino": export_openvino_int8(model, tmp_path / "a.xml", SIZE_PX),
+        "onnxruntime": export_onnx_int8(model, tmp_path / "a.onnx", SIZE_PX),
+        "litert": export_tflite_int8(model, tmp_path / "a.tflite", SIZE_PX, bench.crops[:1]),
+    }
+    rgb = torch.from_numpy(bench.crops[:20])
+    with torch.no_grad():
+        rounded = model(rgb)[0].numpy()
+        place.enabled = False
+        assert np.abs(model(rgb)[0].numpy() - rounded).max() > 0.03
+    for engine, path in paths.items():
+        with open_backend(engine, path) as backend:
+            np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], rounded, atol=0.01)
 
 
 def test_channels_without_weights_give_their_bias_in_every_engine(bench, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
@@ -103,6 +104,15 @@ class GridConv(nn.Module):
         if not self._source:
             raise ConversionError("a rounded convolution reads values that are on no INT8 grid; use insert_grid")
         return cast(Tensor, self.scale) * cast(Tensor, self._source[0].scale)
+
+    def plain(self) -> nn.Conv2d:
+        """An ordinary convolution that holds the rounded weights and bias."""
+        plain = copy.deepcopy(self.conv)
+        plain.weight = nn.Parameter(self.rounded_weight().detach().clone(), requires_grad=False)
+        bias = self.rounded_bias()
+        if bias is not None:
+            plain.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        return plain
 
     def fit_bias(self) -> None:
         """Widen the steps of weights next to which the bias would have no code. Call it once the input has its grid.

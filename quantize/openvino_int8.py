@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -36,32 +35,7 @@ def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
     """
     if not grids(model):
         raise ConversionError("export_openvino_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
-    converted = to_openvino(with_code_convs(model), size_px)
-    _round_before_additions(converted)
-    return save_ir(converted, path)
-
-
-def _round_before_additions(model: Any) -> None:
-    """Write additions of rounded tensors as sums over a stack of the two.
-
-    OpenVINO's CPU plugin merges an addition into the convolution before it and then leaves out the rounding between
-    the two, which every other engine does (measured with 2026.4 by making the operands outputs: the scores of a
-    network with 6 additions moved by up to 0.046). It knows no such merger for a sum over a stack.
-    """
-    import openvino.opset13 as ops
-
-    axis = np.int64(0)
-    for node in model.get_ordered_ops():
-        if node.get_type_name() != "Add":
-            continue
-        operands = [source.get_source_output() for source in node.inputs()]
-        if any(operand.get_node().get_type_name() != "FakeQuantize" for operand in operands):
-            continue
-        stack = ops.concat([ops.unsqueeze(operand, axis) for operand in operands], 0)
-        total = ops.reduce_sum(stack, np.array([0], np.int64))
-        for reader in list(node.output(0).get_target_inputs()):
-            reader.replace_source_output(total.output(0))
-    model.validate_nodes_and_infer_types()
+    return save_ir(to_openvino(with_code_convs(model), size_px), path)
 
 
 def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_px: int) -> Path:

@@ -8,7 +8,18 @@ from torch import nn
 from quantize import rounding
 from quantize.bake import grid_points, weight_codes, with_code_convs, with_plain_convs
 from quantize.errors import ConversionError
-from quantize.grid import ActivationGrid, GridConfig, GridConv, fit_grid, grid_convs, grids, insert_grid
+from quantize.grid import (
+    ActivationGrid,
+    GridConfig,
+    GridConv,
+    conv_names,
+    fit_grid,
+    float_activations,
+    grid_convs,
+    grids,
+    insert_grid,
+    release,
+)
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 
 
@@ -207,3 +218,31 @@ def test_an_operation_without_integer_kernel_is_refused_by_name(trunk, named):
 
 def test_every_grid_is_fitted(bench):
     assert all(float(g.scale) != 1.0 for g in grids(bench.grid).values())
+
+
+def test_released_convolutions_keep_their_rounded_weights_and_their_inputs_stay_in_float(bench):
+    first = conv_names(bench.grid)[0]
+    released = release(bench.grid, [first])
+    conv = released.trunk.get_submodule(first)
+    assert type(conv) is nn.Conv2d
+    assert torch.equal(conv.weight, grid_convs(bench.grid)[first].rounded_weight())
+    # The picture is read by this convolution alone; what it writes is read by INT8 kernels as before.
+    assert list(grids(released)) == list(grids(bench.grid))[1:]
+    rgb = torch.from_numpy(bench.crops[:16])
+    with torch.no_grad(), float_activations(bench.grid):
+        wanted = bench.grid.cosines(rgb)
+    with torch.no_grad(), float_activations(released):
+        torch.testing.assert_close(released.cosines(rgb), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_addition_between_released_convolutions_is_released_too(bench):
+    released = release(bench.grid, conv_names(bench.grid))
+    assert not grid_convs(released)
+    # Only what the head reads is still rounded: the last kernel writes codes.
+    assert len(grids(released)) == 1
+    assert grids(released).keys() == {list(grids(bench.grid))[-1]}
+
+
+def test_only_convolutions_can_be_released(bench):
+    with pytest.raises(ConversionError, match="nonsense"):
+        release(bench.grid, ["nonsense"])

@@ -8,7 +8,7 @@ from torch import nn
 
 from fasedge.backends import open_backend
 from quantize import export
-from quantize.bake import weight_codes
+from quantize.bake import grid_points, weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_int8
 from quantize.files import complete_file
@@ -125,25 +125,44 @@ def test_a_convolution_that_stays_in_float_does_so_in_every_engine(bench, tmp_pa
             np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], expected, atol=0.01)
 
 
+class LinearBottleneck(nn.Module):
+    """A residual block between linear tensors, as in MobileNetV2: both terms of the addition are signed."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1), nn.ReLU6(), nn.Conv2d(width, width, 1))
+        self.block = nn.Sequential(nn.Conv2d(width, 2 * width, 1), nn.ReLU6(), nn.Conv2d(2 * width, width, 1))
+        self.project = nn.Conv2d(width, 2 * width, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.project(x + self.block(x))
+
+
 def test_every_engine_rounds_before_a_residual_addition(bench, tmp_path):
-    # Steps of a quarter of the range: an engine that left this rounding out would answer something else.
-    model = copy.deepcopy(bench.grid)
-    place = grids(model)["grid_3"]
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        student = PixelCosineStudent(LinearBottleneck(), 32)
+    model = fit_grid(ExportModel(student, bench.platt, BrightnessNorm()), bench.calibration, GridConfig())
+    name = next(point.name for point in grid_points(model, bench.crops[:1]) if point.conv == "block.2")
+    place = grids(model)[name]
     low, high = place.limits
-    place.set_range(32 * low, 32 * high)
+    place.set_range(32 * low, 32 * high)  # so coarse that leaving it out shows
+    rgb = torch.from_numpy(bench.crops[:20])
+    with torch.no_grad():
+        rounded = model(rgb)[1].numpy()
+        place.enabled = False
+        left_out = model(rgb)[1].numpy()
+        place.enabled = True
     paths = {
         "openvino": export_openvino_int8(model, tmp_path / "a.xml", SIZE_PX),
         "onnxruntime": export_onnx_int8(model, tmp_path / "a.onnx", SIZE_PX),
         "litert": export_tflite_int8(model, tmp_path / "a.tflite", SIZE_PX, bench.crops[:1]),
     }
-    rgb = torch.from_numpy(bench.crops[:20])
-    with torch.no_grad():
-        rounded = model(rgb)[0].numpy()
-        place.enabled = False
-        assert np.abs(model(rgb)[0].numpy() - rounded).max() > 0.03
     for engine, path in paths.items():
         with open_backend(engine, path) as backend:
-            np.testing.assert_allclose(backend.infer({"rgb": bench.crops[:20]})["score"], rounded, atol=0.01)
+            found = backend.infer({"rgb": bench.crops[:20]})["map"]
+        assert np.abs(found - rounded).mean() < 0.2 * np.abs(left_out - rounded).mean(), engine
 
 
 def test_channels_without_weights_give_their_bias_in_every_engine(bench, tmp_path):

@@ -157,7 +157,9 @@ def test_the_demo_shows_the_truth_beside_each_decision(tmp_path: Path, capsys: C
     services = replace(fake_services((GOOD, EVIL)), samples=sample_pack(tmp_path / "samples"))
     assert run(services, "demo", "--out", tmp_path / "out") == 0
     out = capsys.readouterr().out
-    assert "attack (print)" in out
+    row = next(line.split() for line in out.splitlines() if line.startswith("print.png"))
+    assert row[1:4] == ["print", "1", "attack"]  # what it is, how many faces, what was decided
+    assert "yes" in row
     assert "1 of 1 bona fide accepted, 1 of 1 attacks caught, 0 not checked" in out
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == ["ATTRIBUTION.txt", "live-annotated.jpg", "print-annotated.jpg"]

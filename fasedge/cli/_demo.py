@@ -117,10 +117,12 @@ def _table(session: Session, detector: Detector) -> Rows:
     session.say()
     columns = (
         Column("Sample"),
-        Column("Truth", 22),
+        Column("Truth", 9),
+        Column("Face", 4, right=True),
         Column("Decision", 11),
         Column("Score", 5, right=True),
-        Column("Right?", 6),
+        Column("OK?", 3),
+        Column("ms", 5, right=True),
         Column("Why"),
     )
     return Rows(session, columns)
@@ -153,7 +155,7 @@ class _Run:
         if self.rows is None:
             self.session.write_json({**failure_document(item.name, item.error), **_truth_document(sample, None)})
         else:
-            self.rows.add(Path(item.name).name, _truth(sample), "failed", "-", "-", str(item.error))
+            self.rows.add(Path(item.name).name, _truth(sample), "-", "failed", "-", "-", "-", str(item.error))
 
     def _frame(self, sample: Sample, frame: Frame) -> None:
         observation = self.detector.detect(frame)
@@ -172,9 +174,11 @@ class _Run:
         self.rows.add(
             Path(frame.name).name,
             _truth(sample),
+            str(len(observation.results) or "-"),
             decision_text(decision),
             score_text(min(scores, default=None)),
             Text({True: "yes", False: "NO", None: "-"}[right], style="bold"),
+            f"{observation.timings.total_ms:.1f}",
             reason_words(tuple(dict.fromkeys(reasons))),
         )
 
@@ -189,7 +193,7 @@ class _Run:
 
 
 def _truth(sample: Sample) -> str:
-    return "bona fide" if sample.truth == "bona_fide" else f"attack ({sample.species or 'unknown'})"
+    return "bona fide" if sample.truth == "bona_fide" else sample.species or "attack"
 
 
 def _truth_document(sample: Sample, right: bool | None) -> dict[str, object]:

@@ -68,7 +68,7 @@ class FileCard(_Strict, frozen=True):
     precision: Precision
     path: str
     sha256: str
-    bytes: int
+    bytes: int  # of path and companions together
     companions: dict[str, str] = {}  # file name -> SHA-256, e.g. OpenVINO's .bin
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}

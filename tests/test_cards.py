@@ -242,5 +242,6 @@ def test_every_embedded_model_has_a_valid_card_under_its_own_id_and_intact_files
         card = load_card(folder)
         assert card.id == model
         for item in card.files:
-            assert verified_model_path(folder, item).stat().st_size == item.bytes
+            files = [verified_model_path(folder, item), *(folder / name for name in item.companions)]
+            assert sum(path.stat().st_size for path in files) == item.bytes
         verify_file(folder, card.golden.path, card.golden.sha256)

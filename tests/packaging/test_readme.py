@@ -24,7 +24,8 @@ def test_model_tables_are_those_of_the_cards(repository: Path) -> None:
 
 
 def test_every_decision_and_reason_is_explained_and_no_other(text: str) -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \|", text, flags=re.MULTILINE)
+    by_hand = re.sub(r"<!-- models:begin -->.*<!-- models:end -->", "", text, flags=re.DOTALL)
+    rows = re.findall(r"^\| `([a-z_]+)` \|", by_hand, flags=re.MULTILINE)
     decisions_and_reasons = {str(d) for d in fasedge.Decision} | {str(r) for r in fasedge.Reason}
     assert set(rows) == decisions_and_reasons
     assert len(rows) == len(decisions_and_reasons)

@@ -319,7 +319,7 @@ def publish_command(
 @app.command()
 def run(
     *,
-    checkpoint: CheckpointOption,
+    checkpoint: Annotated[Path, typer.Option(help="Trained student, as `distil` left it.")],
     out: FolderOption,
     train: TrainOption,
     dev: DevOption,

@@ -38,7 +38,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One row: a change to the published grid."""
+    """One row: a change to how the student is rounded."""
 
     name: str
     equalised: bool = True
@@ -49,7 +49,7 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("published"),
+    Variant("as the student is rounded"),
     Variant("channels not equalised", equalised=False),
     Variant("no convolution in float", leading_float=0),
     Variant("first 10 convolutions in float", leading_float=10),

@@ -149,7 +149,7 @@ def evaluate(
         scored[name] = as_scored(samples, score_set(task.score, task.module, samples, config))
     results = evaluate_sets(scored["dev"], scored["test"])
     write_evaluation(out, scored["test"], results)
-    for name in ("dev_auc", "test_auc", "by_source", "by_species", "by_subtype"):
+    for name in ("dev_auc", "test_auc", "by_source", "by_species", "by_subtype", "by_edge"):
         console.print(name, results[name])
 
 

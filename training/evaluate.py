@@ -78,6 +78,21 @@ def auc_by(scored: ScoredSet, column: str) -> dict[str, float]:
     return out
 
 
+def auc_by_edge(scored: ScoredSet) -> dict[str, float]:
+    """AUC against attacks whose medium ends in the picture (``visible``) and against those whose medium fills it.
+
+    Only attacks that say so are counted (parameter ``edge_visible`` of the simulator).
+    """
+    labels = scored.labels
+    edges = np.array([row.params.get("edge_visible", -1) for row in scored.samples.table], np.float64)
+    found = {}
+    for name, value in (("hidden", 0), ("visible", 1)):
+        chosen = (labels == Label.BONA_FIDE) | (edges == value)
+        if len(set(labels[chosen])) == 2:
+            found[name] = float(metrics.auc(scored.scores[chosen], labels[chosen]))
+    return found
+
+
 def evaluate_sets(dev: ScoredSet, test: ScoredSet) -> dict[str, object]:
     """Everything that is reported about a model on simulated data, as plain JSON values.
 
@@ -105,6 +120,7 @@ def evaluate_sets(dev: ScoredSet, test: ScoredSet) -> dict[str, object]:
         "by_source": auc_by(test, "source"),
         "by_species": auc_by(test, "species"),
         "by_subtype": auc_by(test, "subtype"),
+        "by_edge": auc_by_edge(test),
         "reports": reports,
     }
 

@@ -17,6 +17,7 @@ from training.evaluate import (
     OPERATING_POINTS,
     ScoredSet,
     auc_by,
+    auc_by_edge,
     confounds,
     evaluate_sets,
     thresholds,
@@ -104,6 +105,20 @@ def test_auc_by_species_compares_with_everybody_alive() -> None:
     expected = {"print": pytest.approx(5 / 6), "replay": pytest.approx(2 / 6)}
     assert auc_by(hand_made(), "species") == expected
     assert auc_by(hand_made(), "subtype") == {"laser": expected["print"], "phone": expected["replay"]}
+
+
+def test_attacks_are_told_apart_by_whether_their_edge_is_seen() -> None:
+    edges = [None, 0, 0, None, 1, 1, None]  # the last attack does not say
+    labels = [1, 0, 0, 1, 0, 0, 0]
+    rows = [
+        toy_row(i, label, params={} if edge is None else {"edge_visible": edge})
+        for i, (label, edge) in enumerate(zip(labels, edges, strict=True))
+    ]
+    samples = SampleSet(np.zeros((7, 48, 48, 3), np.uint8), rows, SetInfo(split="test", seed=0, n=7))
+    found = auc_by_edge(ScoredSet(samples, np.array([0.9, 0.95, 0.1, 0.6, 0.2, 0.3, 0.99])))
+    # 0.9 and 0.6 against 0.95 and 0.1: two pairs of four in order; against 0.2 and 0.3: all four.
+    assert found == {"hidden": 0.5, "visible": 1.0}
+    assert auc_by_edge(scored(20, "test", 1)) == {}
 
 
 def test_an_unknown_column_is_refused() -> None:

@@ -11,10 +11,8 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from fasedge.cards import models_folder, sha256_of
-from fasedge.errors import FasEdgeError
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distill import DistilTask, load_task, load_teacher
 from quantize.equalise import equalise
@@ -40,9 +38,9 @@ from quantize.students import ExportModel
 from training.config import load_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
-from training.errors import TrainingError
 from training.evaluate import evaluate_sets, write_evaluation
 from training.loop import Trainer, score_set
+from training.program import run_program
 
 DEFAULT_STEPS = FinetuneConfig().steps
 #: Stem and first depthwise convolution keep their weights: rounding them costs most, and they take 3 kB.
@@ -377,16 +375,7 @@ def main() -> int:
     Returns:
         0; 2 for a wrong command line; 3 for an error; 130 when the user stopped it.
     """
-    try:
-        app()
-    except SystemExit as stop:  # how the command-line library ends every run
-        return stop.code if isinstance(stop.code, int) else 0
-    except (FasEdgeError, TrainingError, OSError) as error:
-        # Escaped: a bracket in a path is no mark-up. Not wrapped: a line stays a line for whoever searches the log.
-        message = escape(" ".join(str(error).splitlines()))
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error[/red] {message}")
-        return 3
-    return 0
+    return run_program(app)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,19 @@ applied to measured activation ranges, and across residual additions.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import ConversionError
+from quantize.grid import batches, is_addition
 from quantize.students import ExportModel
 
 #: No channel is widened by more than this: a channel that hardly moves would only amplify rounding of its writer.
 MAX_FACTOR = 64.0
-_ADDITIONS = ("add", "iadd")
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +80,7 @@ def _groups(trunk: fx.GraphModule) -> list[_Group]:
         module = _module(trunk, node)
         if isinstance(module, nn.Conv2d):
             group_of[node] = _Group(writers=[module], tensors=[node])
-        elif _is_addition(node):
+        elif is_addition(node):
             parts = [group_of[source] for source in node.all_input_nodes if source in group_of]
             joined = _join(parts, group_of)
             joined.tensors.append(node)
@@ -94,7 +92,7 @@ def _groups(trunk: fx.GraphModule) -> list[_Group]:
             reader = _module(trunk, user)
             if isinstance(reader, nn.Conv2d) and reader.groups in (1, reader.in_channels):
                 group.readers.append(reader)
-            elif not _is_addition(user):
+            elif not is_addition(user):
                 group.fixed = True
     return list({id(group): group for group in group_of.values()}.values())
 
@@ -114,10 +112,6 @@ def _module(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def _is_addition(node: fx.Node) -> bool:
-    return node.op in ("call_function", "call_method") and getattr(node.target, "__name__", node.target) in _ADDITIONS
-
-
 def _ranges(model: ExportModel, groups: list[list[fx.Node]], crops: UInt8Array, batch: int) -> list[Tensor]:
     """Largest absolute value of each channel over all tensors of a group: float32 (C,) each."""
     trunk = cast(fx.GraphModule, model.trunk)
@@ -134,11 +128,6 @@ def _ranges(model: ExportModel, groups: list[list[fx.Node]], crops: UInt8Array, 
             return value
 
     with torch.no_grad():
-        for rgb in _batches(crops, batch):
+        for rgb in batches(crops, batch):
             _Watch(trunk).run(model.input(rgb))
     return [cast(Tensor, peak) for peak in found]
-
-
-def _batches(crops: UInt8Array, batch: int) -> Iterator[Tensor]:
-    for start in range(0, len(crops), batch):
-        yield torch.from_numpy(np.ascontiguousarray(crops[start : start + batch]))

@@ -30,6 +30,7 @@ __all__ = [
     "ActivationGrid",
     "GridConfig",
     "GridConv",
+    "batches",
     "conv_names",
     "correct_biases",
     "fit_grid",
@@ -282,7 +283,8 @@ def fit_grid(model: ExportModel, crops: UInt8Array, config: GridConfig, *, batch
     return result
 
 
-def _batches(crops: UInt8Array, batch: int) -> Iterator[Tensor]:
+def batches(crops: UInt8Array, batch: int) -> Iterator[Tensor]:
+    """Crops in their order, ``batch`` at a time, as tensors."""
     for start in range(0, len(crops), batch):
         yield torch.from_numpy(np.ascontiguousarray(crops[start : start + batch]))
 
@@ -302,7 +304,7 @@ def _fit_activations(model: ExportModel, crops: UInt8Array, config: GridConfig, 
     handles = [module.register_forward_hook(keep(name)) for name, module in grids(model).items()]
     try:
         with torch.no_grad():
-            for rgb in _batches(crops, batch):
+            for rgb in batches(crops, batch):
                 model.features(rgb)
     finally:
         for handle in handles:

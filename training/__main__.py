@@ -11,14 +11,12 @@ import torch
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fasedge.errors import FasEdgeError
 from training.config import load_config
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet, make_set
-from training.errors import TrainingError
+from training.program import run_program
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train full-precision presentation-attack detectors."
@@ -110,16 +108,7 @@ def main() -> int:
         0; 2 for a wrong command line; 3 for an error; 130 when the user stopped it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    try:
-        app()
-    except SystemExit as stop:  # how the command-line library ends every run
-        return stop.code if isinstance(stop.code, int) else 0
-    except (FasEdgeError, TrainingError, OSError) as error:
-        # Escaped: a bracket in a path is no mark-up. Not wrapped: a line stays a line for whoever searches the log.
-        message = escape(" ".join(str(error).splitlines()))
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error[/red] {message}")
-        return 3
-    return 0
+    return run_program(app)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -14,44 +15,52 @@ from training.data.simulate import colour
 from training.data.simulate.codec import jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import Sensor, blur, grid, motion_blur, sample
+from training.data.simulate.profiles import PROFILES
 
 #: Lens blur in canvas pixels up to which it is softness of processing and scaling; what exceeds it is defocus.
 SOFT_BLUR = 0.8
 
 
 def draw_camera(d: Draws) -> None:
-    """Parameters of the victim camera, the same distribution for both classes."""
-    d.loguniform("exposure_target", 0.05, 0.5)
-    d.uniform("awb_strength", 0.0, 0.9)
+    """Parameters of the victim camera, the same distribution for both classes: first which camera it is."""
+    profile = PROFILES[d.choice("camera", list(PROFILES), [p.share for p in PROFILES.values()])]
+    # A face is exposed from almost lost in the dark to half clipped: metering looks at more than the face.
+    d.loguniform("exposure_target", 0.04, 0.6)
+    d.uniform("awb_strength", 0.0, 0.35)
     d.uniform("awb_red", 0.82, 1.18)
     d.uniform("awb_blue", 0.82, 1.18)
-    d.sometimes("flare", 0.4, 0.0, 0.06)
+    # Light of the surroundings, relative to the face's: a window behind someone, or a dark room.
+    d.loguniform("surrounding_light", 0.4, 5.0)
+    d.sometimes("flare", profile.flare[0], 0.0, profile.flare[1])
+    d.uniform("flare_angle", -math.pi, math.pi)
+    d.uniform("flare_slope", 0.0, 0.8)
     d.uniform("vignette", 0.0, 0.3)
     d.sometimes("aberration", 0.4, -0.006, 0.006)
-    d.uniform("lens_blur", 0.25, 1.5)
-    d.loguniform("native_ratio", 1.0, 6.0)
+    d.uniform("lens_blur", *profile.lens_blur)
+    d.sometimes("defocus", profile.defocus[0], 0.0, profile.defocus[1])
+    d.loguniform("native_ratio", *profile.native_ratio)
     d.uniform("native_lens", 0.3, 0.8)
-    d.sometimes("motion", 0.25, 1.0, 9.0)
-    d.uniform("motion_angle", 0.0, 3.1416)
-    d.loguniform("shot_noise", 1e-5, 2e-3)
-    d.loguniform("read_noise", 1e-4, 6e-3)
-    d.sometimes("denoise", 0.6, 0.2, 0.9)
+    d.sometimes("motion", profile.motion[0], 1.0, profile.motion[1])
+    d.uniform("motion_angle", 0.0, math.pi)
+    d.loguniform("shot_noise", *profile.shot_noise)
+    d.loguniform("read_noise", *profile.read_noise)
+    d.sometimes("denoise", profile.denoise[0], 0.2, profile.denoise[1])
     d.sometimes("chroma_denoise", 0.7, 0.5, 1.8)
-    d.uniform("camera_saturation", 0.75, 1.3)
-    d.uniform("tone_gamma", 0.78, 1.3)
-    d.uniform("auto_black", 0.2, 1.0)
-    d.uniform("auto_white", 0.0, 0.6)
-    d.uniform("tone_contrast", -0.15, 0.45)
-    d.sometimes("sharpen", 0.65, 0.1, 1.1)
-    d.sometimes("small", 0.45, 1.1, 3.2)
-    d.integer("jpeg_quality", 45, 98)
-    d.chance("jpeg_twice", 0.3)
-    d.integer("jpeg_second_quality", 60, 98)
+    d.uniform("camera_saturation", *profile.saturation)
+    d.uniform("tone_gamma", *profile.gamma)
+    d.uniform("auto_black", *profile.auto_black)
+    d.uniform("auto_white", 0.0, 0.8)
+    d.uniform("tone_contrast", *profile.contrast)
+    d.sometimes("sharpen", profile.sharpen[0], 0.1, profile.sharpen[1])
+    d.sometimes("small", profile.small[0], 1.1, profile.small[1])
+    d.integer("jpeg_quality", *(int(q) for q in profile.quality))
+    d.chance("jpeg_twice", profile.recoded)
+    d.integer("jpeg_second_quality", 40, 98)
 
 
 def lens_sigma(draws: Sequence[Draws]) -> Tensor:
-    """Lens blur in canvas pixels (B, 1, 1, 1)."""
-    return column(draws, "lens_blur", 0.6)
+    """Lens blur and defocus together, sigma in canvas pixels (B, 1, 1, 1)."""
+    return torch.sqrt(column(draws, "lens_blur", 0.6) ** 2 + column(draws, "defocus") ** 2)
 
 
 def native_sensor(draws: Sequence[Draws]) -> Sensor:
@@ -75,7 +84,9 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Automatic exposure and white balance, vignetting, flare: linear light to sensor units.
 
     Exposure is metered on the middle half of the canvas, where the face is, and aims at a target that is drawn from
-    the same distribution for both classes: brightness must not tell them apart.
+    the same distribution for both classes: brightness must not tell them apart. White balance corrects the room's
+    light, with an error (the two gains), and drifts a little towards making the picture grey. Stray light of bright
+    surroundings veils living people and media alike.
     """
     size = light.shape[-1]
     middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4]
@@ -84,12 +95,19 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     random_gains = colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
     balanced = light * grey_world * random_gains
     level = colour.luma(balanced)[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
-    exposed = balanced * (column(draws, "exposure_target", 0.18) / level.clamp_min(1e-4))
+    # A camera meters the room as well, and a screen is rarely as bright as the room.
+    target = column(draws, "exposure_target", 0.18) * column(draws, "display_metering", 1.0)
+    exposed = balanced * (target / level.clamp_min(1e-4))
     points = grid(size, size)
     radius2 = (points**2).sum(-1).view(1, 1, size, size) / 2
     exposed = exposed * (1 - column(draws, "vignette") * radius2)
-    flare = column(draws, "flare")
-    return exposed * (1 - flare) + flare * exposed.mean((2, 3), keepdim=True) * 2
+    # Stray light: what the surroundings send into the lens lies over the whole picture, more on the side of its source.
+    angle = column(draws, "flare_angle")
+    across = points[..., 0] * torch.cos(angle) + points[..., 1] * torch.sin(angle)
+    stray = column(draws, "flare") * column(draws, "surrounding_light", 1.0)
+    veil = stray * (1 + column(draws, "flare_slope") * across)
+    # The exposure loop sees the veil too, and takes part of it back.
+    return (exposed + veil * target) / (1 + 0.7 * stray)
 
 
 def image(light: Tensor, draws: Sequence[Draws]) -> Tensor:

@@ -29,11 +29,15 @@ FACE_DISPLAY_PX = {
 
 def draw_display(d: Draws, subtype: str) -> None:
     """Parameters of a screen."""
-    d.uniform("display_gamma", 0.9, 1.5)
+    d.uniform("display_gamma", 0.9, 1.6)
     d.uniform("display_saturation", 0.85, 1.5)
-    d.uniform("display_kelvin", 5500, 8500)
+    # From night mode to the blue of a cheap panel; how far the camera adapts to the screen instead of to the room.
+    d.loguniform("display_kelvin", 4300, 10500)
+    d.uniform("display_adaptation", 0.0, 1.0)
     d.loguniform("display_black", 0.0005, 0.03)
-    d.sometimes("display_over", 0.3, 0.05, 0.7)
+    # Brightness of the face on the screen against that of a face that is exposed as it should be.
+    d.loguniform("display_metering", 0.4, 2.5)
+    d.sometimes("display_over", 0.5, 0.05, 1.2)
     low, high = FACE_DISPLAY_PX[subtype]
     d.loguniform("display_face_px", low, high)
     d.choice("display_layout", ("stripe", "pentile"), (0.3, 0.7) if subtype == "phone" else (0.9, 0.1))
@@ -53,7 +57,11 @@ def emit(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     linear = colour.saturate(linear, column(draws, "display_saturation", 1.0)).clamp_min(0)
     linear = (linear * (1 + column(draws, "display_over"))).clamp_max(1.0)
     black = column(draws, "display_black")
-    white = colour.white_point(column(draws, "display_kelvin", 6500))
+    # Seen by a camera that is balanced for the room's light, as far as it has not adapted to the screen.
+    adaptation = column(draws, "display_adaptation", 1.0)
+    room, screen = column(draws, "light_kelvin", 6500), column(draws, "display_kelvin", 6500)
+    balanced_for = room ** (1 - adaptation) * screen**adaptation
+    white = colour.white_point(screen) / colour.white_point(balanced_for)
     return (linear * (1 - black) + black) * white
 
 

@@ -54,6 +54,11 @@ def draw_glare(d: Draws, probability: float, strongest: float) -> None:
     d.uniform("glare_y", -1.1, 1.1)
     d.loguniform("glare_size", 0.12, 1.2)
     d.uniform("glare_stretch", 0.4, 2.5)
+    # A lamp or a flash that the glass mirrors: small, and brighter than anything the screen shows.
+    d.sometimes("lamp", probability * 0.35, 0.5, 4.0)
+    d.uniform("lamp_x", -0.8, 0.8)
+    d.uniform("lamp_y", -0.8, 0.8)
+    d.loguniform("lamp_size", 0.02, 0.12)
     d.sometimes("room_reflection", probability * 0.6, 0.01, 0.12)
 
 
@@ -63,4 +68,9 @@ def glare(draws: Sequence[Draws], size: int, room: Tensor) -> Tensor:
     dx = (points[..., 0] - column(draws, "glare_x")) / column(draws, "glare_stretch", 1.0)
     dy = points[..., 1] - column(draws, "glare_y")
     spot = torch.exp(-(dx**2 + dy**2) / (2 * column(draws, "glare_size", 1.0) ** 2))
-    return column(draws, "glare") * spot + column(draws, "room_reflection") * room
+    # A bright core in a wide, faint halo: smudged glass scatters.
+    away2 = (points[..., 0] - column(draws, "lamp_x")) ** 2 + (points[..., 1] - column(draws, "lamp_y")) ** 2
+    size2 = column(draws, "lamp_size", 1.0) ** 2
+    lamp = torch.exp(-away2 / (2 * size2)) + 0.06 / (1 + away2 / (4 * size2))
+    spot = column(draws, "glare") * spot + column(draws, "lamp") * lamp
+    return spot + column(draws, "room_reflection") * room

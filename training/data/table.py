@@ -1,0 +1,51 @@
+"""Rows and descriptions of sample sets: what stands beside every simulated picture, on disk or in memory."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of ``table.jsonl``, and the JSON beside every picture of a shard.
+
+    Attributes:
+        index: Number of the sample under the set's seed.
+        box_xyxy: Face box in the picture, pixels.
+        label: 1 bona fide, 0 attack.
+        species: PAI species, or ``bona_fide``.
+        subtype: Kind of medium, or ``bona_fide``.
+        source: Collection of the face picture.
+        identity: Who is shown.
+        picture: The face picture's name in the pack.
+        split: ``train``, ``dev`` or ``test``.
+        params: Everything that was drawn.
+    """
+
+    index: int
+    box_xyxy: tuple[float, float, float, float]
+    label: int
+    species: str
+    subtype: str
+    source: str
+    identity: str
+    picture: str
+    split: str
+    params: dict[str, float | int | str]
+
+
+class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """``set.json``: what a set is made from.
+
+    Attributes:
+        split: Which identities.
+        seed: Seed of the set.
+        n: Number of samples.
+        depth: Whether every picture has a depth map.
+        version: Version of the simulator's output.
+    """
+
+    split: str
+    seed: int
+    n: int
+    depth: bool = False
+    version: int = 2

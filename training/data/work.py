@@ -1,0 +1,196 @@
+"""Processes that simulate ahead of whoever writes or trains: chunks of samples, in their order, few at a time.
+
+A simulator is not sent to a process, it is made there from a :class:`Recipe`: the tiles are mapped, not copied.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from fasedge.types import UInt8Array, UInt16Array
+from training.data.manifest import Split, read_manifest
+from training.data.simulate import Sample, Simulator
+from training.data.simulate.scene import build_tiles, read_backgrounds
+from training.data.table import SampleRow
+from training.errors import DataError
+
+Result = TypeVar("Result")
+#: Something that a worker does with a chunk; a function of a module, so that its name can be sent.
+Job = Callable[[Simulator, Sequence[int]], Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a simulator is made from; small enough to be sent to a process.
+
+    Attributes:
+        data: Folder of the face pack.
+        cache: Folder where tiles are kept.
+        split: Which identities.
+        seed: Seed of the set.
+        depth: Simulate a depth camera too.
+    """
+
+    data: Path
+    cache: Path
+    split: Split
+    seed: int
+    depth: bool = False
+
+    def simulator(self) -> Simulator:
+        """Make the simulator; the first time, its tiles are cut and cached.
+
+        Raises:
+            DataError: The pack or one of its pictures cannot be read.
+        """
+        return make_simulator(self.data, self.cache, self.split, self.seed, depth=self.depth)
+
+
+def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: bool = False) -> Simulator:
+    """A simulator over one split of the face pack; tiles are cached under ``cache``.
+
+    Raises:
+        DataError: The pack or one of its pictures cannot be read, or ``depth`` is asked of a simulator without one.
+    """
+    pictures = read_manifest(data, [split])
+    tiles = build_tiles(pictures, cache / f"tiles_{split}.npy")
+    if depth:
+        raise DataError("this simulator has no depth camera yet; leave depth out")
+    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Consecutive samples as arrays.
+
+    Attributes:
+        pictures: uint8 (k, P, P, 3), red first.
+        depth_mm: uint16 (k, P, P), 0 where nothing returns, or ``None``.
+        rows: A row per sample.
+    """
+
+    pictures: UInt8Array
+    depth_mm: UInt16Array | None
+    rows: list[SampleRow]
+
+
+def make_block(simulator: Simulator, indices: Sequence[int]) -> Block:
+    """Simulate samples by their numbers."""
+    samples = simulator.samples(indices)
+    rows = [row_of(simulator, index, sample) for index, sample in zip(indices, samples, strict=True)]
+    maps = [depth for sample in samples if (depth := depth_of(sample)) is not None]
+    if maps and len(maps) != len(samples):
+        raise DataError(f"{len(maps)} of {len(samples)} samples have depth; all or none of a set must")
+    return Block(np.stack([s.picture for s in samples]), np.stack(maps) if maps else None, rows)
+
+
+def depth_of(sample: Sample) -> UInt16Array | None:
+    """The sample's depth map, uint16 (P, P) in millimetres, or ``None`` where depth is not simulated."""
+    depth: UInt16Array | None = getattr(sample, "depth_mm", None)
+    return depth
+
+
+def row_of(simulator: Simulator, index: int, sample: Sample) -> SampleRow:
+    """The row that goes beside a sample."""
+    picture = simulator.pictures[sample.source]
+    return SampleRow(
+        index=index,
+        box_xyxy=tuple(round(v, 3) for v in sample.box_xyxy),  # type: ignore[arg-type]  # four in, four out
+        label=sample.label,
+        species=sample.species,
+        subtype=sample.subtype,
+        source=picture.source,
+        identity=picture.identity,
+        picture=picture.key,
+        split=picture.split,
+        params=sample.params,
+    )
+
+
+_WORKER: dict[str, Simulator] = {}
+
+
+def _start_worker(recipe: Recipe) -> None:
+    # A stop from the keyboard reaches every process; the parent ends the workers, without a traceback from each.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    _WORKER["simulator"] = recipe.simulator()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: one that was killed cannot shut its workers down."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+
+def _apart(job: Job[Result], indices: Sequence[int]) -> Result:
+    return job(_WORKER["simulator"], indices)
+
+
+@contextmanager
+def in_order(
+    job: Job[Result],
+    chunks: Iterable[Sequence[int]],
+    recipe: Recipe,
+    workers: int,
+    *,
+    simulator: Simulator | None = None,
+    ahead: int | None = None,
+) -> Iterator[Iterator[Result]]:
+    """Results of the chunks in their order; what is not yet made when the block is left is given up.
+
+    Args:
+        job: What to do with each chunk, a function of a module.
+        chunks: Numbers of samples; may be endless.
+        recipe: What the workers make their simulators from.
+        workers: Processes; with one, the calling process does the work when it is asked for a result.
+        simulator: The one to use when the calling process does the work; made from the recipe if not given.
+        ahead: Chunks that may be under way or waiting to be fetched; by default two per worker.
+
+    Yields:
+        The results.
+
+    Raises:
+        BrokenProcessPool: A worker died.
+    """
+    if workers <= 1:
+        own = simulator or recipe.simulator()
+        yield (job(own, indices) for indices in chunks)
+        return
+    # Not multiprocessing.Pool: it waits for ever for a worker that the system has killed.
+    pool = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(recipe,)
+    )
+    try:
+        yield _bounded(pool, job, iter(chunks), ahead or 2 * workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _bounded(
+    pool: ProcessPoolExecutor, job: Job[Result], chunks: Iterator[Sequence[int]], ahead: int
+) -> Iterator[Result]:
+    waiting: deque[Future[Result]] = deque()
+    for indices in chunks:
+        waiting.append(pool.submit(_apart, job, indices))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

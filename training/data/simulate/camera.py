@@ -48,7 +48,7 @@ def draw_camera(d: Draws) -> None:
     d.sometimes("chroma_denoise", 0.7, 0.5, 1.8)
     d.uniform("camera_saturation", *profile.saturation)
     d.uniform("tone_gamma", *profile.gamma)
-    d.uniform("auto_black", *profile.auto_black)
+    d.sometimes("auto_black", profile.auto_black[0], 0.2, profile.auto_black[1])
     d.uniform("auto_white", 0.0, 0.8)
     d.uniform("tone_contrast", *profile.contrast)
     d.sometimes("sharpen", profile.sharpen[0], 0.1, profile.sharpen[1])

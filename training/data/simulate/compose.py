@@ -257,10 +257,13 @@ def frame(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor, show
 
 
 def draw_truncation(d: Draws) -> None:
-    """The frame's edge: many pictures end close to the face."""
+    """The frame's edge: many pictures end close to the face, and collections of faces are cut out of their frames."""
     cut = d.chance("cut", 0.4)
+    tight = d.chance("cut_tight", 0.25)
     for side in ("left", "top", "right", "bottom"):
-        d.sometimes(f"cut_{side}", 0.6 if cut else 0.0, 0.0, 0.27)
+        # Cut out at the width of the face, with forehead and chin: a portrait-shaped picture.
+        low, high = ((0.2, 0.31) if side in {"left", "right"} else (0.1, 0.24)) if tight else (0.0, 0.27)
+        d.sometimes(f"cut_{side}", 1.0 if tight else 0.6 if cut else 0.0, low, high)
 
 
 def truncate(picture: Tensor, draws: Sequence[Draws]) -> Tensor:

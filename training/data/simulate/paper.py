@@ -15,17 +15,26 @@ from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
 PRINTS = {
-    "laser": ((0.01, 0.06), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
-    "inkjet": ((0.015, 0.07), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
+    "laser": ((0.008, 0.04), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
+    "inkjet": ((0.01, 0.05), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
     "photo_paper": ((0.003, 0.03), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
-    "newsprint": ((0.04, 0.12), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
+    "newsprint": ((0.03, 0.09), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
 #: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
 SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
 
 
 def draw_paper(d: Draws, subtype: str) -> None:
-    """Parameters of a print."""
+    """Parameters of a print on a sheet."""
+    draw_ink(d, subtype)
+    d.sometimes("bend", 0.6, -0.9, 0.9)
+    d.uniform("bend_angle", -0.5, 0.5)
+    d.sometimes("crease", 0.25, -0.25, 0.25)
+    d.uniform("crease_place", -0.9, 0.9)
+
+
+def draw_ink(d: Draws, subtype: str) -> None:
+    """Parameters of ink and paper, whatever shape the paper has."""
     floor, white, saturation, lines = PRINTS[subtype]
     d.uniform("print_floor", *floor)
     d.uniform("print_white", *white)
@@ -40,10 +49,6 @@ def draw_paper(d: Draws, subtype: str) -> None:
     d.uniform("paper_noise", 0.003, 0.04)
     d.sometimes("print_banding", 0.25, 0.01, 0.08)
     d.loguniform("print_band_period", 0.02, 0.2)
-    d.sometimes("bend", 0.6, -0.9, 0.9)
-    d.uniform("bend_angle", -0.5, 0.5)
-    d.sometimes("crease", 0.25, -0.25, 0.25)
-    d.uniform("crease_place", -0.9, 0.9)
 
 
 def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:

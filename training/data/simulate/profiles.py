@@ -26,7 +26,7 @@ class Profile:
             averaging has removed.
         read_noise: Standard deviation (log-uniform), full scale 1.
         flare: Probability and largest share of the surroundings' light that veils the picture.
-        auto_black: How far automatic levels pull the darkest parts down to black.
+        auto_black: Probability of automatic levels, and how far they pull the darkest parts down to black at most.
         contrast: Strength of the tone curve's S shape.
         gamma: Exponent on the developed sRGB value.
         saturation: Factor on chroma.
@@ -67,8 +67,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.25, 8.0),
         shot_noise=(1e-4, 3e-3),
         read_noise=(5e-4, 8e-3),
-        flare=(0.55, 0.30),
-        auto_black=(0.0, 1.0),
+        flare=(0.6, 0.55),
+        auto_black=(0.6, 1.0),
         contrast=(-0.2, 0.5),
         gamma=(0.75, 1.3),
         saturation=(0.6, 1.35),
@@ -86,8 +86,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.2, 8.0),
         shot_noise=(3e-5, 2e-3),
         read_noise=(2e-4, 5e-3),
-        flare=(0.45, 0.22),
-        auto_black=(0.0, 1.0),
+        flare=(0.5, 0.4),
+        auto_black=(0.6, 1.0),
         contrast=(-0.15, 0.5),
         gamma=(0.78, 1.3),
         saturation=(0.7, 1.35),
@@ -105,8 +105,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.2, 7.0),
         shot_noise=(1e-5, 8e-4),
         read_noise=(1e-4, 3e-3),
-        flare=(0.35, 0.18),
-        auto_black=(0.2, 1.0),
+        flare=(0.4, 0.3),
+        auto_black=(0.8, 1.0),
         contrast=(0.0, 0.6),
         gamma=(0.78, 1.2),
         saturation=(0.8, 1.4),
@@ -124,8 +124,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.2, 6.0),
         shot_noise=(1e-5, 4e-4),
         read_noise=(1e-4, 2e-3),
-        flare=(0.2, 0.10),
-        auto_black=(0.3, 1.0),
+        flare=(0.3, 0.2),
+        auto_black=(0.85, 1.0),
         contrast=(0.0, 0.6),
         gamma=(0.8, 1.2),
         saturation=(0.85, 1.4),
@@ -143,8 +143,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.2, 6.0),
         shot_noise=(3e-5, 1.5e-3),
         read_noise=(2e-4, 5e-3),
-        flare=(0.6, 0.30),
-        auto_black=(0.0, 0.8),
+        flare=(0.65, 0.55),
+        auto_black=(0.6, 0.8),
         contrast=(-0.2, 0.4),
         gamma=(0.75, 1.3),
         saturation=(0.7, 1.25),
@@ -162,8 +162,8 @@ PROFILES: Mapping[str, Profile] = {
         motion=(0.5, 14.0),
         shot_noise=(5e-4, 1e-2),
         read_noise=(2e-3, 2e-2),
-        flare=(0.4, 0.25),
-        auto_black=(0.0, 1.0),
+        flare=(0.5, 0.45),
+        auto_black=(0.6, 1.0),
         contrast=(-0.15, 0.5),
         gamma=(0.7, 1.3),
         saturation=(0.4, 1.2),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -23,40 +25,68 @@ app = typer.Typer(
 )
 console = Console()
 
+
+class Layout(enum.StrEnum):
+    """How a set lies on the disk."""
+
+    NPY = "npy"
+    WEBDATASET = "webdataset"
+
+
+class Encoding(enum.StrEnum):
+    """How pictures are stored in shards."""
+
+    PNG = "png"
+    JPG = "jpg"
+
+
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: all cores.")]
 
 
 @app.command()
 def simulate(  # noqa: PLR0917 - typer passes by name
-    out: Annotated[Path, typer.Argument(help="Folder of the set; tiles are cached beside it.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the set; tiles are cached beside it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The same, by name.")] = None,
     split: Annotated[str, typer.Option(help="Identities: train, dev or test.")] = "train",
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 9600,
     seed: Annotated[int, typer.Option(help="Seed of the set; the same seed gives the same set.")] = 101,
     data: DataOption = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: all cores.")] = None,
+    depth: Annotated[bool, typer.Option("--depth", help="Simulate a depth camera too.")] = False,
+    layout: Annotated[
+        Layout, typer.Option("--format", help="npy: arrays for training; webdataset: tar shards.")
+    ] = Layout.NPY,
+    encoding: Annotated[Encoding, typer.Option(help="Pictures in shards: png keeps every bit.")] = Encoding.PNG,
+    shard_size: Annotated[int, typer.Option(help="Samples per shard.")] = 1000,
+    preview: Annotated[Path | None, typer.Option(help="Draw contact sheets into this folder instead.")] = None,
+    tiles: Annotated[int, typer.Option(help="Samples per row of a contact sheet.")] = 8,
 ) -> None:
     """Make a set of simulated bona fide presentations and attacks; goes on where it was interrupted."""
+    named = [path for path in (folder, out, preview) if path is not None]
+    if len(named) != 1:
+        raise typer.BadParameter("name one folder: of a set (FOLDER or --out), or of contact sheets (--preview)")
+    pack, part = data_folder(data), cast(Split, split)
+    steps: Iterator[tuple[int, int]]
+    if preview is not None:
+        from training.data.preview import contact_sheets
+
+        steps, total = contact_sheets(pack, preview, part, seed=seed, tiles=tiles, depth=depth), None
+    elif layout is Layout.NPY:
+        steps, total = make_set(pack, named[0], part, n, seed=seed, workers=workers, depth=depth), n
+    else:
+        from training.data.shards import make_shards
+
+        steps, total = make_shards(
+            pack, named[0], part, n, seed=seed, workers=workers, depth=depth, encoding=encoding.value,
+            shard_size=shard_size,
+        ), n  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"simulating {split}", total=n)
-        for done, _ in make_set(data_folder(data), out, cast(Split, split), n, seed=seed, workers=workers):
-            progress.update(bar, completed=done)
-
-
-@app.command()
-def preview(
-    out: Annotated[Path, typer.Argument(help="Folder for the contact sheets, one per species.")],
-    split: Annotated[str, typer.Option(help="Identities: train, dev or test.")] = "dev",
-    n: Annotated[int, typer.Option("-n", help="Samples to draw.")] = 160,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 1,
-    data: DataOption = None,
-) -> None:
-    """Draw contact sheets of simulated samples, to be looked at."""
-    from training.data.preview import contact_sheets
-
-    for path in contact_sheets(data_folder(data), out, cast(Split, split), n, seed):
-        console.print(path)
+        bar = progress.add_task(f"simulating {split}", total=total)
+        for done, all_ in steps:
+            progress.update(bar, completed=done, total=all_)
+    console.print(str(named[0] / "index.md") if preview is not None else str(named[0]))
 
 
 @app.command("sample-pack")

@@ -11,6 +11,8 @@ import pytest
 from tests.training.fixtures.toy_sets import toy_row
 from training.__main__ import main
 from training.data.samples import SampleSet, make_set
+from training.data.shard_reader import read_shards
+from training.data.simulate import SPECIES
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -37,14 +39,30 @@ def test_simulate_makes_a_set_and_goes_on_with_one(
             assert (tmp_path / "set" / name).read_bytes() == (sets / "dev" / name).read_bytes()
 
 
-def test_preview_draws_a_sheet_per_species(
+def test_simulate_preview_draws_a_sheet_per_species_and_lists_every_tile(
     face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(monkeypatch, "preview", tmp_path / "out", "-n", 6, "--seed", 5, "--data", face_pack) == 0
-    sheets = {path.name for path in (tmp_path / "out").glob("*.png")}
-    assert sheets == {"bona_fide.png", "print.png", "replay.png"}
-    printed = "".join(capsys.readouterr().out.split())
-    assert all(name in printed for name in sheets)
+    out = tmp_path / "out"
+    assert run(monkeypatch, "simulate", "--preview", out, "--tiles", 1, "--split", "dev", "--data", face_pack) == 0
+    assert {path.stem for path in out.glob("*.png")} == {"bona_fide", *SPECIES}
+    index = (out / "index.md").read_text()
+    assert all(f"![{name}]({name}.png)" in index for name in ("bona_fide", *SPECIES))
+    assert "index.md" in "".join(capsys.readouterr().out.split())
+
+
+def test_simulate_writes_webdataset_shards(face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("--split", "dev", "-n", 3, "--seed", 3, "--data", face_pack, "--workers", 1, "--shard-size", 2)
+    out = tmp_path / "set"
+    assert run(monkeypatch, "simulate", "--out", out, "--format", "webdataset", *arguments) == 0
+    assert {path.name for path in out.iterdir()} == {
+        "dev-000000.tar", "dev-000001.tar", "manifest.jsonl", "set.json",
+    }  # fmt: skip
+    assert [sample.row.index for sample in read_shards(out)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "--out", "b"), ("a", "--preview", "b")])
+def test_simulate_wants_one_folder(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "simulate", *arguments) == 2
 
 
 def test_confounds_prints_an_auc_for_each_scalar(
@@ -115,7 +133,7 @@ def one_class(sets: Path, folder: Path) -> Path:
         (("simulate", "{tmp}/set", "--data", "{pack}", "--workers", "0"), "workers >= 1"),
         (("simulate", "{sets}/dev", "--data", "{pack}", "--split", "dev", "-n", "13"), "holds another set"),
         (("simulate", "{tmp}/a_file", "--data", "{pack}", "--split", "dev"), "cannot write the set"),
-        (("preview", "{tmp}/a_file", "--data", "{pack}"), "a_file"),
+        (("simulate", "--preview", "{tmp}/a_file", "--data", "{pack}"), "a_file"),
         (("confounds", "{tmp}/[/none]"), "[/none]"),
         (("confounds", "{tmp}/one_class"), "no attack presentation"),
         (("fit", "{tmp}/none.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "cannot be read"),

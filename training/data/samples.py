@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -196,7 +197,9 @@ def make_set(
         arrays, done = _open_set(out, info)
         chunks = [list(range(start, min(start + _CHUNK, n))) for start in range(done, n, _CHUNK)]
         with (
-            in_order(make_block, chunks, recipe, min(workers, len(chunks)), simulator=simulator) as blocks,
+            in_order(
+                partial(make_block, depth=depth), chunks, recipe, processes(workers, chunks), simulator=simulator
+            ) as blocks,
             (out / _TABLE).open("ab") as table,
         ):
             for indices, block in zip(chunks, blocks, strict=True):
@@ -211,6 +214,12 @@ def check_request(n: int, seed: int, workers: int | None) -> int:
     if n < 1 or seed < 0 or (workers is not None and workers < 1):
         raise DataError(f"a set needs n >= 1, seed >= 0 and workers >= 1, got {n}, {seed} and {workers}")
     return workers or os.cpu_count() or 1
+
+
+def processes(workers: int, chunks: Sequence[object]) -> int:
+    """Processes to start for some chunks; none where the calling process can do the work alone."""
+    workers = min(workers, len(chunks))
+    return workers if workers > 1 else 0
 
 
 @contextmanager
@@ -254,9 +263,7 @@ def _store(arrays: _Arrays, indices: Sequence[int], block: Block) -> None:
     pictures[indices[0] : indices[-1] + 1] = block.pictures
     # Pictures first: a row on disk promises that its picture is there, also after a power cut.
     pictures.flush()
-    if depth_mm is not None:
-        if block.depth_mm is None:
-            raise DataError("a set with depth was asked for, but the simulator made none")
+    if depth_mm is not None and block.depth_mm is not None:
         depth_mm[indices[0] : indices[-1] + 1] = block.depth_mm
         depth_mm.flush()
 
@@ -288,9 +295,9 @@ def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
     Under another name until it has that: a file that is there is one that can be mapped. Reserved at once: a disk that
     fills up under a map kills the process without a word.
     """
-    partial = path.with_suffix(".partial")
-    open_memmap(partial, mode="w+", dtype=dtype, shape=shape).flush()
+    unfinished = path.with_suffix(".partial")
+    open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape).flush()
     if hasattr(os, "posix_fallocate"):
-        with partial.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-    partial.replace(path)
+        with unfinished.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+    unfinished.replace(path)

@@ -41,6 +41,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         seed: Seed of the set.
         n: Number of samples.
         depth: Whether every picture has a depth map.
+        format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
         version: Version of the simulator's output.
     """
 
@@ -48,4 +49,5 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     n: int
     depth: bool = False
+    format: str = "npy"
     version: int = 2

@@ -88,13 +88,17 @@ class Block:
     rows: list[SampleRow]
 
 
-def make_block(simulator: Simulator, indices: Sequence[int]) -> Block:
-    """Simulate samples by their numbers."""
+def make_block(simulator: Simulator, indices: Sequence[int], *, depth: bool = False) -> Block:
+    """Simulate samples by their numbers.
+
+    Raises:
+        DataError: Depth is asked for, but the simulator makes none.
+    """
     samples = simulator.samples(indices)
     rows = [row_of(simulator, index, sample) for index, sample in zip(indices, samples, strict=True)]
-    maps = [depth for sample in samples if (depth := depth_of(sample)) is not None]
-    if maps and len(maps) != len(samples):
-        raise DataError(f"{len(maps)} of {len(samples)} samples have depth; all or none of a set must")
+    maps = [made for sample in samples if (made := depth_of(sample)) is not None] if depth else []
+    if depth and len(maps) != len(samples):
+        raise DataError(f"depth was asked for, but the simulator made it for {len(maps)} of {len(samples)} samples")
     return Block(np.stack([s.picture for s in samples]), np.stack(maps) if maps else None, rows)
 
 
@@ -160,7 +164,7 @@ def in_order(
         job: What to do with each chunk, a function of a module.
         chunks: Numbers of samples; may be endless.
         recipe: What the workers make their simulators from.
-        workers: Processes; with one, the calling process does the work when it is asked for a result.
+        workers: Processes; with none, the calling process does the work when it is asked for a result.
         simulator: The one to use when the calling process does the work; made from the recipe if not given.
         ahead: Chunks that may be under way or waiting to be fetched; by default two per worker.
 
@@ -170,7 +174,7 @@ def in_order(
     Raises:
         BrokenProcessPool: A worker died.
     """
-    if workers <= 1:
+    if workers < 1:
         own = simulator or recipe.simulator()
         yield (job(own, indices) for indices in chunks)
         return

@@ -11,10 +11,10 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from training.data.simulate import camera, colour, compose, display, light, optics, paper
+from training.data.simulate import camera, colour, compose, display, light, moire, optics, paper
 from training.data.simulate.codec import jpeg
 from training.data.simulate.draws import Draws, Value
-from training.data.simulate.optics import Sensor
+from training.data.simulate.moire import Sensor
 from training.data.simulate.scene import FACE_HALF
 
 
@@ -92,15 +92,15 @@ def test_what_is_left_before_sampling_is_the_integral_over_the_point_spread(freq
     spread = (edge((x + 0.5) / scale) - edge((x - 0.5) / scale)) / 2
     expected = np.trapezoid(spread * np.cos(2 * np.pi * frequency * x), x)
     camera_ = sensor(lens=sigma)
-    assert optics.before_sampling(scalar(frequency), scalar(0), camera_).item() == pytest.approx(expected, abs=1e-5)
-    assert optics.before_sampling(scalar(0), scalar(frequency), camera_).item() == pytest.approx(expected, abs=1e-5)
+    assert moire.before_sampling(scalar(frequency), scalar(0), camera_).item() == pytest.approx(expected, abs=1e-5)
+    assert moire.before_sampling(scalar(0), scalar(frequency), camera_).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_motion_wipes_out_stripes_that_it_crosses_by_a_period_and_spares_those_along_it() -> None:
     still, crossing = sensor(lens=0.3), sensor(lens=0.3, motion=2.5, angle=0.0)
-    assert optics.before_sampling(scalar(0.4), scalar(0), crossing).item() == pytest.approx(0, abs=1e-6)
-    along = optics.before_sampling(scalar(0), scalar(0.4), crossing)
-    assert along.item() == pytest.approx(optics.before_sampling(scalar(0), scalar(0.4), still).item())
+    assert moire.before_sampling(scalar(0.4), scalar(0), crossing).item() == pytest.approx(0, abs=1e-6)
+    along = moire.before_sampling(scalar(0), scalar(0.4), crossing)
+    assert along.item() == pytest.approx(moire.before_sampling(scalar(0), scalar(0.4), still).item())
 
 
 @pytest.mark.parametrize("quincunx", [False, True])
@@ -108,7 +108,7 @@ def test_the_alias_is_the_nearest_of_all_lattice_vectors(quincunx: bool) -> None
     f = torch.rand(400, 2, generator=torch.Generator().manual_seed(4)) * 5 - 2.5
     lattice = np.array([(m / 2, n / 2) for m in range(-8, 9) for n in range(-8, 9) if not quincunx or (m + n) % 2 == 0])
     nearest = lattice[((f.numpy()[:, None] - lattice) ** 2).sum(2).argmin(1)]
-    found = torch.stack(optics.nearest_alias(f[:, 0], f[:, 1], quincunx=quincunx), 1)
+    found = torch.stack(moire.nearest_alias(f[:, 0], f[:, 1], quincunx=quincunx), 1)
     np.testing.assert_array_equal(found, nearest)
 
 
@@ -248,8 +248,8 @@ def test_half_a_period_per_pixel_beats_in_red_and_blue_but_not_in_green() -> Non
 def test_softness_after_sampling_weakens_a_beat_by_its_frequency_in_the_picture() -> None:
     """0.9 periods are seen as 0.1, at ratio 2 as 0.2 per canvas pixel: exp(-2(π·0.2·0.7)²) = 0.6791."""
     cycles = torch.arange(50.0).mul(2 * 0.9).view(1, 1, 1, 50).expand(1, 1, 50, 50)
-    sharp = optics.aliased(cycles, scalar(0), sensor(2, 0.3))
-    soft = optics.aliased(cycles, scalar(0), sensor(2, 0.3, soft=0.7))
+    sharp = moire.aliased(cycles, scalar(0), sensor(2, 0.3))
+    soft = moire.aliased(cycles, scalar(0), sensor(2, 0.3, soft=0.7))
     np.testing.assert_allclose(soft, sharp * 0.6791, atol=1e-5)
     assert sharp.std() > 0.01
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from training.data.simulate import colour
 from training.data.simulate.codec import jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import Sensor, blur, grid, motion_blur, sample
+from training.data.simulate.moire import Sensor
+from training.data.simulate.optics import blur, grid, motion_blur, sample
 from training.data.simulate.profiles import PROFILES
 
 #: Lens blur in canvas pixels up to which it is softness of processing and scaling; what exceeds it is defocus.
@@ -215,7 +216,7 @@ def capture(
         draws: The samples' parameters.
         size: Side of the pictures.
         pattern: Factor (B, 3, H, W), mean about 1, of a medium's fine pattern as the sensor saw it, behind the lens:
-            see :func:`training.data.simulate.optics.aliased`.
+            see :func:`training.data.simulate.moire.aliased`.
 
     Returns:
         uint8 (B, size, size, 3), red first.

@@ -1,7 +1,7 @@
 """Screens: what a replayed picture turns into before the victim camera sees it; linear light.
 
 Sub-pixels are not drawn one by one. A stripe layout is a product of the picture and a periodic mask; of the mask's
-Fourier components :mod:`training.data.simulate.optics` works out what the camera's native sensor turns them into, by
+Fourier components :mod:`training.data.simulate.moire` works out what the camera's native sensor turns them into, by
 aliasing on its Bayer mosaic, and what shrinking leaves of that: moiré, at the cost of a few cosines per pixel.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.data.simulate import colour
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import Sensor, aliased
+from training.data.simulate.moire import Sensor, aliased
 from training.data.simulate.scene import FACE_HALF
 
 #: Display pixels over the width of the face box, by kind of screen (low, high).

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from training.data.simulate import colour
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import Sensor, aliased, smooth_noise
+from training.data.simulate.moire import Sensor, aliased
+from training.data.simulate.optics import smooth_noise
 from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).

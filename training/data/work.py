@@ -24,6 +24,7 @@ import torch
 from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import Split, read_manifest
 from training.data.simulate import Sample, Simulator
+from training.data.simulate.mesh import build_meshes
 from training.data.simulate.scene import build_tiles, read_backgrounds
 from training.data.table import SampleRow
 from training.errors import DataError
@@ -61,7 +62,7 @@ class Recipe:
 
 
 def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: bool = False) -> Simulator:
-    """A simulator over one split of the face pack; tiles are cached under ``cache``.
+    """A simulator over one split of the face pack; tiles and meshes are cached under ``cache``.
 
     Raises:
         DataError: The pack or one of its pictures cannot be read, or ``depth`` is asked of a simulator without one.
@@ -70,7 +71,8 @@ def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: b
     tiles = build_tiles(pictures, cache / f"tiles_{split}.npy")
     if depth:
         raise DataError("this simulator has no depth camera yet; leave depth out")
-    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed)
+    meshes = build_meshes(data, pictures, cache / f"meshes_{split}")
+    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed, meshes=meshes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

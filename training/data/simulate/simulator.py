@@ -12,8 +12,11 @@ from torch import Tensor
 
 from fasedge.types import UInt8Array
 from training.data.manifest import FacePicture
-from training.data.simulate import camera, capture, colour, compose, display, light, paper
+from training.data.simulate import camera, capture, colour, compose, display, light, mask, overlay, paper, partial
+from training.data.simulate.casting import WORN, Cast
 from training.data.simulate.draws import Draws, Value, column
+from training.data.simulate.facefit import WINDOW
+from training.data.simulate.mesh import FaceMeshes
 from training.data.simulate.optics import apply, blur, grid, sample
 from training.data.simulate.scene import to_tensor
 from training.data.simulate.species import BONA_FIDE, SPECIES
@@ -61,6 +64,8 @@ class Simulator:
         bona_fide_share: Share of bona fide presentations.
         picture_px: Side of the pictures in pixels.
         sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn.
+        meshes: Meshes of the pictures, see :func:`training.data.simulate.mesh.build_meshes`. Without, and where no two
+            people have one, no masks and no partial attacks are drawn.
 
     Raises:
         DataError: Lists of different lengths, nothing to draw from, or a sensor with half a Bayer cell.
@@ -76,12 +81,15 @@ class Simulator:
         bona_fide_share: float = 0.5,
         picture_px: int = PICTURE_PX,
         sensors_px: Mapping[str, float] = SENSORS_PX,
+        meshes: FaceMeshes | None = None,
     ) -> None:
         if not pictures or len(pictures) != len(tiles) or not len(backgrounds):
             raise DataError(
                 f"the simulator needs a tile per picture and a background: {len(pictures)} pictures, "
                 f"{len(tiles)} tiles, {len(backgrounds)} backgrounds"
             )
+        if meshes is not None and len(meshes) != len(pictures):
+            raise DataError(f"the simulator needs a mesh per picture: {len(pictures)} pictures, {len(meshes)} meshes")
         if not sensors_px or any(int(px) < 2 or int(px) % 2 for px in sensors_px):
             raise DataError(f"a sensor needs an even number of pixels along its side, got {', '.join(sensors_px)}")
         self.pictures = tuple(pictures)
@@ -91,31 +99,29 @@ class Simulator:
         self._share = bona_fide_share
         self._picture_px = picture_px
         self._sensors_px = dict(sensors_px)
-        by_source: dict[str, list[int]] = defaultdict(list)
-        for i, picture in enumerate(pictures):
-            by_source[picture.source].append(i)
-        self._by_source = dict(sorted(by_source.items()))
+        self._meshes = meshes
+        self._cast = Cast(pictures, meshes)
 
     def draw(self, index: int) -> Draws:
         """Draw every parameter of one sample: what it is first, then how it looks."""
         d = Draws(self._seed, index)
         bona_fide = d.chance("bona_fide", self._share)
-        species = BONA_FIDE if bona_fide else d.choice("species", sorted(SPECIES))
-        # The square root keeps large collections from drowning small ones without repeating those too often.
-        names = list(self._by_source)
-        source = d.choice("source", names, [len(self._by_source[n]) ** 0.5 for n in names])
-        d.integer("picture", 0, 1 << 30)
-        d.values["picture"] = self._by_source[source][int(d.values["picture"]) % len(self._by_source[source])]
+        weights = self._cast.species
+        species = BONA_FIDE if bona_fide else d.choice("species", list(weights), list(weights.values()))
+        self._cast.draw_picture(d, species)
         d.integer("background", 0, len(self._backgrounds))
         d.choice("sensor_px", list(self._sensors_px), list(self._sensors_px.values()))
         light.draw_room_light(d)
         camera.draw_camera(d)
         compose.draw_truncation(d)
         if species == BONA_FIDE:
-            compose.draw_view(d, 0.06)
-            compose.draw_clutter(d)
-            compose.draw_frame(d)
-            d.sometimes("lens_softness", 0.5, 0.3, 1.3)
+            _draw_living(d)
+        elif species in WORN:
+            subtype = d.choice("subtype", SPECIES[species].subtypes)
+            _draw_living(d)
+            if subtype != "mannequin":
+                self._cast.draw_victim(d)
+            (mask.draw_mask if species == "mask" else partial.draw_partial)(d, subtype)
         else:
             self._draw_attack(d, species)
         return d
@@ -128,6 +134,7 @@ class Simulator:
         if species == "replay":
             compose.draw_surroundings(d, subtype, (0.03, 0.3))
             display.draw_display(d, subtype)
+            overlay.draw_overlay(d)
             light.draw_glare(d, 0.45, 0.25)
             d.sometimes("screen_gradient", 0.6, 0.0, 0.6)
             d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
@@ -173,7 +180,13 @@ class Simulator:
         matrices = compose.view_matrices(draws)
         plane = apply(matrices, grid(sensor_px, sensor_px))
         px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
-        present = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species]
+        present = {
+            BONA_FIDE: self._bona_fide,
+            "replay": self._replay,
+            "print": self._print,
+            "mask": self._worn,
+            "partial": self._worn,
+        }[species]
         radiance, pattern = present(tiles, plane, px, draws)
         pictures = camera.capture(radiance, draws, self._picture_px, pattern)
         pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
@@ -203,14 +216,35 @@ class Simulator:
     # Each presentation returns its light and the factor by which the sensor sees a fine pattern in it, if there is one.
 
     def _bona_fide(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, None]:
-        scene = blur(colour.bytes_to_linear(tiles), column(draws, "lens_softness"), 7)
+        return self._living(colour.bytes_to_linear(tiles), plane, px, draws), None
+
+    def _living(self, scene: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> Tensor:
+        scene = blur(scene, column(draws, "lens_softness"), 7)
         seen = compose.clutter(self._look(scene, plane, px), plane, draws, px)
         framed = [i for i, d in enumerate(draws) if d.values["frame"]]
         if framed:
             some = [draws[i] for i in framed]
             shown = self._room(some, plane.shape[1])
             seen[framed] = compose.frame(seen[framed], plane[framed], some, px[framed], shown)
-        return seen * light.room_light(draws, plane.shape[1]), None
+        return seen * light.room_light(draws, plane.shape[1])
+
+    def _worn(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
+        if self._meshes is None:
+            raise DataError("masks and partial attacks need meshes; make the simulator with meshes")
+        numbers = [int(d.values["picture"]) for d in draws]
+        victims = [int(d.values.get("victim", d.values["picture"])) for d in draws]
+        shown = to_tensor(np.stack([self._tiles[i] for i in victims]))
+        worn = mask.wear(tiles, shown, self._meshes[numbers], self._meshes[victims], draws)
+        seen = self._living(worn.light, plane, px, draws)
+        pattern = torch.ones_like(seen)
+        printed = worn.paper.amax((1, 2, 3)).nonzero().flatten()
+        if len(printed):
+            some, where = [draws[i] for i in printed.tolist()], plane[printed] / WINDOW
+            sheet = sample(worn.sheet[printed].permute(0, 3, 1, 2), where).permute(0, 2, 3, 1)
+            ink, paper_share = sample(worn.printed[printed], where), sample(worn.paper[printed], where)
+            halftone = paper.screen(sheet, ink, some, camera.native_sensor(some))
+            pattern[printed] = 1 + paper_share * (halftone - 1)
+        return seen, pattern
 
     def _replay(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         size = plane.shape[1]
@@ -218,6 +252,7 @@ class Simulator:
         shown = self._look(capture.attackers_capture(tiles, draws), plane, px)
         emitted = display.emit(shown, draws) * display.banding(draws, size) * light.fall_off(draws, size)
         behind = self._room(draws, size) * light.room_light(draws, size)
+        emitted = overlay.play_button(emitted, plane, draws, px)
         content = emitted + light.glare(draws, size, behind)
         levels = {"black": 0.006, "dark": 0.03, "white": 0.6, "silver": 0.35}
         rim = torch.tensor([levels[str(d.values["bezel"])] for d in draws]).view(-1, 1, 1, 1)
@@ -243,3 +278,11 @@ class Simulator:
         diffuse = content * shading * illumination
         halftone = paper.screen(bent, reflectance, draws, camera.native_sensor(draws))
         return lit * illumination + gloss, 1 + shows * diffuse / (diffuse + gloss).clamp_min(1e-6) * (halftone - 1)
+
+
+def _draw_living(d: Draws) -> None:
+    """What is drawn for a head that stands before the camera, alive or not: pose, things behind, softness."""
+    compose.draw_view(d, 0.06)
+    compose.draw_clutter(d)
+    compose.draw_frame(d)
+    d.sometimes("lens_softness", 0.5, 0.3, 1.3)

@@ -14,13 +14,17 @@ class Species:
     Attributes:
         name: Name under which APCER is reported.
         subtypes: Kinds of medium within the species.
+        weight: How often it is drawn among attacks, relative to the others.
     """
 
     name: str
     subtypes: tuple[str, ...]
+    weight: float = 1.0
 
 
 SPECIES: dict[str, Species] = {
-    "replay": Species("replay", ("phone", "tablet", "laptop", "monitor")),
-    "print": Species("print", ("laser", "inkjet", "photo_paper", "newsprint")),
+    "replay": Species("replay", ("phone", "tablet", "laptop", "monitor"), 0.35),
+    "print": Species("print", ("laser", "inkjet", "photo_paper", "newsprint"), 0.35),
+    "mask": Species("mask", ("paper_mask", "rigid_mask", "flexible_mask", "mannequin"), 0.2),
+    "partial": Species("partial", ("printed_eyes", "printed_mouth", "printed_glasses"), 0.1),
 }

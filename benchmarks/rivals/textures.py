@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from fasedge.types import FloatArray, UInt8Array
 
-#: Sub-pixels of one screen pixel, as rows of columns: r, g, b light, w white, k dark.
+#: Sub-pixels of one screen pixel, as rows of columns: r, g, b light, w white, k dark. Together they are grey.
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "rgb": ("rgb",),
     "bgr": ("bgr",),
     "rgb_gap": ("rgb", "rgb", "rgb", "kkk"),
     "bgr_gap": ("bgr", "bgr", "bgr", "kkk"),
-    "rgbg": ("rgbg",),
-    "rgbg_gap": ("rgbg", "rgbg", "rgbg", "kkkk"),
+    "rgbg": ("rrgbbg",),
+    "rgbg_gap": ("rrgbbg", "rrgbbg", "rrgbbg", "kkkkkk"),
     "rgbw": ("rg", "bw"),
-    "rgbw_gap": ("rrgg", "rrgg", "bbww", "kkkk"),
+    "rgbw_gap": ("rrgg", "rrgg", "bbww", "bbww", "kkkk"),
 }
 _LIGHT = {"r": (255, 0, 0), "g": (0, 255, 0), "b": (0, 0, 255), "w": (255, 255, 255), "k": (0, 0, 0)}
 #: A texture is drawn this much finer than the picture and then averaged, as FAS-Aug reduces its textures.
 FINER = 3
+#: Mean level of a texture; those of FAS-Aug have means of 100 to 147 of 255.
+MEAN_LEVEL = 110
 
 
 def screen(size: int, layout: str, pitch: float, rng: np.random.Generator) -> UInt8Array:
@@ -43,18 +47,23 @@ def screen(size: int, layout: str, pitch: float, rng: np.random.Generator) -> UI
     axis = np.linspace(-1, 1, fine, dtype=np.float32)
     x, y = np.meshgrid(axis, axis)
     turn = float(rng.normal(0, 0.06))
-    across = np.cos(turn) * x - np.sin(turn) * y
-    down = np.sin(turn) * x + np.cos(turn) * y
-    # A bend of a few screen pixels is enough to turn straight fringes into curves.
-    amount = rng.uniform(-0.04, 0.04, (2, 3))
-    across = across + amount[0, 0] * x * x + amount[0, 1] * y * y + amount[0, 2] * x * y
-    down = down + amount[1, 0] * x * x + amount[1, 1] * y * y + amount[1, 2] * x * y
-    per_unit, start = fine / 2 / pitch, rng.uniform(0, 1, 2)
-    rows = LAYOUTS[layout]
-    cells = np.array([[_LIGHT[c] for c in row] for row in rows], np.uint8)
-    row = ((down * per_unit + start[1]) % 1 * len(rows)).astype(np.int32) % len(rows)
-    column = ((across * per_unit + start[0]) % 1 * len(rows[0])).astype(np.int32) % len(rows[0])
-    return np.asarray(cv2.resize(cells[row, column], (size, size), interpolation=cv2.INTER_AREA), np.uint8)
+    # A bend of a few screen pixels is enough to turn straight fringes into curves. Floats, not NumPy's: those would
+    # make the grids twice as wide and half as fast.
+    xx, yy, xy, down_xx, down_yy, down_xy = (float(v) for v in rng.uniform(-0.04, 0.04, 6))
+    across = math.cos(turn) * x - math.sin(turn) * y + xx * x * x + yy * y * y + xy * x * y
+    down = math.sin(turn) * x + math.cos(turn) * y + down_xx * x * x + down_yy * y * y + down_xy * x * y
+    start_across, start_down = (float(v) for v in rng.uniform(0, 1, 2))
+    cells = np.array([[_LIGHT[c] for c in row] for row in LAYOUTS[layout]], np.uint8)
+    row = _cell(down * (fine / 2 / pitch) + start_down, cells.shape[0])
+    column = _cell(across * (fine / 2 / pitch) + start_across, cells.shape[1])
+    seen = cv2.resize(cells[row, column], (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return np.asarray(np.rint(np.clip(seen + (MEAN_LEVEL - seen.mean()), 0, 255)), np.uint8)
+
+
+def _cell(place: FloatArray, count: int) -> NDArray[np.intp]:
+    """Which of ``count`` even parts of its unit each place lies in."""
+    # Rounding can turn a place just below a whole number into that number.
+    return np.minimum(((place - np.floor(place)) * count).astype(np.intp), count - 1)
 
 
 #: Side of the blue-noise textures.

@@ -116,26 +116,27 @@ def image(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     size = light.shape[-1]
     out = blur(light, lens_sigma(draws), 9)
     out = motion_blur(out, column(draws, "motion"), column(draws, "motion_angle"))
-    points = grid(size, size)[None]
     stretch = column(draws, "aberration")
-    red = sample(out[:, :1], points * (1 + stretch))
-    blue = sample(out[:, 2:], points * (1 - stretch))
-    return torch.cat([red, out[:, 1:2], blue], 1)
+    chosen = stretch.flatten().nonzero().flatten()
+    if not len(chosen):
+        return out
+    out = out.clone() if out is light else out
+    points, stretch, some = grid(size, size)[None], stretch[chosen], out[chosen]
+    out[chosen, :1] = sample(some[:, :1], points * (1 + stretch))
+    out[chosen, 2:] = sample(some[:, 2:], points * (1 - stretch))
+    return out
 
 
 def sense(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Bayer mosaic (RGGB), shot and read noise, clipping, bilinear demosaicing."""
     size = light.shape[-1]
-    mask = bayer(size)
-    raw = (light * mask).sum(1, keepdim=True)
+    raw = light[:, 1:2].clone()
+    raw[..., 0::2, 0::2] = light[:, :1, 0::2, 0::2]
+    raw[..., 1::2, 1::2] = light[:, 2:, 1::2, 1::2]
     noise = torch.stack([d.noise(1, size, size) for d in draws])
-    variance = column(draws, "shot_noise") * raw.clamp_min(0) + column(draws, "read_noise") ** 2
-    raw = (raw + noise * variance.sqrt()).clamp(0, 1)
-    # Bilinear: every missing value is the mean of its measured neighbours in a 3x3 window.
-    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]).view(1, 1, 3, 3).repeat(3, 1, 1, 1)
-    known = F.conv2d(F.pad(mask, [1] * 4, mode="reflect"), kernel, groups=3)
-    filled = F.conv2d(F.pad(raw * mask, [1] * 4, mode="reflect"), kernel, groups=3) / known
-    return filled * (1 - mask) + raw * mask
+    deviation = (raw.clamp_min(0) * column(draws, "shot_noise")).add_(column(draws, "read_noise") ** 2).sqrt_()
+    raw = raw.addcmul_(noise, deviation).clamp_(0, 1)
+    return demosaic(raw)
 
 
 def bayer(size: int) -> Tensor:
@@ -148,18 +149,50 @@ def bayer(size: int) -> Tensor:
     return mask
 
 
+def demosaic(raw: Tensor) -> Tensor:
+    """Bilinear: every missing value is the mean of its measured neighbours in a 3x3 window.
+
+    The sites of a channel are so regular that one kernel does it: it gives a measured value itself, and the mean of
+    the two or four nearest elsewhere.
+
+    Args:
+        raw: Mosaic (B, 1, S, S), S even.
+
+    Returns:
+        (B, 3, S, S), red first.
+    """
+    known = raw * bayer(raw.shape[-1])
+    if raw.device.type == "cpu":
+        out = torch.empty_like(known)
+        for source, target in zip(known.numpy(), out.numpy(), strict=True):
+            for plane, kernel, filled in zip(source, _DEMOSAIC, target, strict=True):
+                cv2.filter2D(plane, -1, kernel, dst=filled, borderType=cv2.BORDER_REFLECT_101)
+        return out
+    kernels = torch.from_numpy(_DEMOSAIC).to(raw.device).unsqueeze(1)
+    return F.conv2d(F.pad(known, [1] * 4, mode="reflect"), kernels, groups=3)
+
+
+#: Kernels that spread the measured values of red, green and blue.
+_DEMOSAIC = (
+    np.array([[[1, 2, 1], [2, 4, 2], [1, 2, 1]], [[0, 1, 0], [1, 4, 1], [0, 1, 0]], [[1, 2, 1], [2, 4, 2], [1, 2, 1]]])
+    / 4
+).astype(np.float32)
+
+
 def develop(raw: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Image signal processor: denoise, colour matrix, tone curve, sharpening; linear to sRGB in [0, 1]."""
     out = blur(raw, column(draws, "denoise"), 5)
     grey = colour.luma(out)
     chroma = blur(out - grey, column(draws, "chroma_denoise"), 9)
-    out = (grey + chroma * column(draws, "camera_saturation", 1.0)).clamp(0, 1)
-    out = colour.to_srgb(out).clamp_min(1e-4) ** column(draws, "tone_gamma", 1.0)
-    contrast = column(draws, "tone_contrast")
+    out = chroma.mul_(column(draws, "camera_saturation", 1.0)).add_(grey).clamp_(0, 1)
+    out = colour.power(colour.to_srgb(out).clamp_min_(1e-4), column(draws, "tone_gamma", 1.0))
     out = levels(out, draws)
-    out = out + contrast * (out * out * (3 - 2 * out) - out)
-    soft = blur(out, torch.full_like(contrast, 1.0), 7)
-    return (out + column(draws, "sharpen") * (out - soft)).clamp(0, 1)
+    # The S of the tone curve, c·(x²·(3 - 2x) - x) = c·x·(x·(3 - 2x) - 1).
+    curve = (out * -2).add_(3).mul_(out).sub_(1).mul_(out).mul_(column(draws, "tone_contrast"))
+    out.add_(curve)
+    strength = column(draws, "sharpen")
+    soft = blur(out, (strength > 0).to(out.dtype), 7)
+    return out.add_((out - soft).mul_(strength)).clamp_(0, 1)
 
 
 def levels(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
@@ -187,8 +220,7 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[
 
     A small face is a picture that was compressed while it was small; it is enlarged again for the network.
     """
-    if srgb.shape[-1] != size:
-        srgb = F.interpolate(srgb, (size, size), mode="area")
+    srgb = shrink(srgb, size)
     pictures = to_uint8(srgb)
     for i, d in enumerate(draws):
         value = d.values
@@ -204,6 +236,13 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[
             picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
         pictures[i] = picture
     return pictures
+
+
+def shrink(pictures: Tensor, size: int) -> Tensor:
+    """Scale (B, C, H, W) to ``size`` by averaging over each new pixel's window."""
+    if pictures.shape[-1] == size:
+        return pictures
+    return F.interpolate(pictures, (size, size), mode="area")
 
 
 def capture(

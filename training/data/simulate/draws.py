@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 Value = float | int | str
+
+
+def _normal_values(n: int = 1 << 16) -> NDArray[np.float32]:
+    """Values of the standard normal distribution, one for each n-th of its probability, of variance 1; float32 (n,)."""
+    half = torch.special.ndtri((torch.arange(n // 2, dtype=torch.float64, device="cpu") + 0.5) / n).numpy()
+    values = np.concatenate([half, -half[::-1]])
+    return np.asarray(values / values.std(), np.float32)
+
+
+_NORMAL = _normal_values()
 
 
 class Draws:
@@ -78,7 +90,12 @@ class Draws:
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal noise, float32; not recorded, fixed by the seed."""
-        return torch.from_numpy(self._rng.standard_normal(shape, np.float32))
+        whole = math.prod(shape)
+        # Two bytes of the generator choose one of 65,536 equally likely normal values: eight times as fast as drawing
+        # them one by one. From the CPU wherever the picture is worked out, so that it is the same picture.
+        chosen = np.frombuffer(self._rng.bytes(2 * whole), "<u2")
+        noise = torch.from_numpy(_NORMAL.take(chosen).reshape(shape))
+        return noise.to(torch.get_default_device())
 
 
 def column(draws: Sequence[Draws], name: str, default: float = 0.0) -> Tensor:

@@ -66,8 +66,9 @@ def _tiles_key(pictures: Sequence[FacePicture], tile_px: int) -> str:
 
 
 def to_tensor(tiles: UInt8Array) -> Tensor:
-    """uint8 (B, H, W, 3) to uint8 (B, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(tiles)).permute(0, 3, 1, 2).contiguous()
+    """uint8 (B, H, W, 3) to uint8 (B, 3, H, W) on the device that is torch's default."""
+    planes = np.stack([np.stack(cv2.split(tile)) for tile in np.asarray(tiles)])
+    return torch.from_numpy(planes).to(torch.get_default_device())
 
 
 def read_backgrounds(folder: Path, size: int = 256) -> UInt8Array:

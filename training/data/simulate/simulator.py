@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,21 +14,38 @@ from torch import Tensor
 
 from fasedge.types import UInt8Array
 from training.data.manifest import FacePicture
-from training.data.simulate import camera, capture, colour, compose, display, light, mask, overlay, paper, partial
+from training.data.simulate import (
+    camera,
+    capture,
+    colour,
+    compose,
+    display,
+    light,
+    mask,
+    moment,
+    overlay,
+    paper,
+    partial,
+)
 from training.data.simulate.casting import WORN, Cast
 from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.facefit import WINDOW
-from training.data.simulate.mesh import FaceMeshes
+from training.data.simulate.mesh import FaceMeshes, MeshBatch
 from training.data.simulate.optics import apply, blur, grid, sample
 from training.data.simulate.scene import to_tensor
 from training.data.simulate.species import BONA_FIDE, SPECIES
 from training.data.simulate.threads import one_thread
 from training.errors import DataError
 
+if TYPE_CHECKING:
+    from training.data.simulate.sequence import Clip
+
 #: Side of a simulated picture in pixels; the face box is about 96 px wide in it.
 PICTURE_PX = 192
 #: Sensor pixels along the canvas, and how often: small and medium faces on the victim's sensor.
 SENSORS_PX = {"192": 0.7, "240": 0.3}
+#: Samples of a kind that the CPU works out together.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +85,8 @@ class Simulator:
         sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn.
         meshes: Meshes of the pictures, see :func:`training.data.simulate.mesh.build_meshes`. Without, and where no two
             people have one, no masks and no partial attacks are drawn.
+        device: Where pictures are worked out; random numbers and JPEG stay on the CPU, so that pictures are the same
+            but for rounding.
 
     Raises:
         DataError: Lists of different lengths, nothing to draw from, or a sensor with half a Bayer cell.
@@ -82,6 +103,7 @@ class Simulator:
         picture_px: int = PICTURE_PX,
         sensors_px: Mapping[str, float] = SENSORS_PX,
         meshes: FaceMeshes | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         if not pictures or len(pictures) != len(tiles) or not len(backgrounds):
             raise DataError(
@@ -100,6 +122,7 @@ class Simulator:
         self._picture_px = picture_px
         self._sensors_px = dict(sensors_px)
         self._meshes = meshes
+        self._device = torch.device(device)
         self._cast = Cast(pictures, meshes)
 
     def draw(self, index: int) -> Draws:
@@ -154,6 +177,20 @@ class Simulator:
         """
         return self.render([self.draw(i) for i in indices])
 
+    def clip(self, index: int, seconds: float = 2.0, fps: float = 15.0) -> Clip:
+        """Make a short sequence of a sample: see :func:`training.data.simulate.sequence.make_clip`."""
+        from training.data.simulate.sequence import make_clip
+
+        return make_clip(self, index, seconds, fps)
+
+    def more_draws(self, index: int, purpose: int) -> Draws:
+        """Draws of a sample for another purpose, independent of those of its picture."""
+        return Draws(self._seed, index, purpose)
+
+    def scene_of(self, picture: int) -> tuple[UInt8Array, MeshBatch | None]:
+        """Tile of a face picture, uint8 (T, T, 3), and its mesh, if the simulator has meshes."""
+        return self._tiles[picture], None if self._meshes is None else self._meshes[[picture]]
+
     def render(self, draws: Sequence[Draws]) -> list[Sample]:
         """Make samples from parameters, drawn by :meth:`draw` or altered since.
 
@@ -168,17 +205,25 @@ class Simulator:
             species = BONA_FIDE if d.values["bona_fide"] else str(d.values["species"])
             groups[species, int(d.values["sensor_px"])].append(place)
         out: dict[int, Sample] = {}
+        # A few at a time stay in a core's cache; an accelerator wants many.
+        at_once = _AT_ONCE if self._device.type == "cpu" else len(draws)
         for (species, sensor_px), places in groups.items():
-            with one_thread():
-                group = self._group(species, sensor_px, [draws[p] for p in places])
-            out |= zip(places, group, strict=True)
+            for start in range(0, len(places), at_once):
+                some = places[start : start + at_once]
+                with one_thread(), self._on_device():
+                    group = self._group(species, sensor_px, [draws[p] for p in some])
+                out |= zip(some, group, strict=True)
         return [out[place] for place in range(len(draws))]
+
+    def _on_device(self) -> AbstractContextManager[object]:
+        """Whatever operators make inside, they make on the device; torch's context is not free, the CPU does without."""
+        return nullcontext() if self._device.type == "cpu" else self._device
 
     def _group(self, species: str, sensor_px: int, draws: list[Draws]) -> list[Sample]:
         chosen = [int(d.values["picture"]) for d in draws]
-        tiles = to_tensor(np.stack([self._tiles[i] for i in chosen]))
+        tiles = to_tensor(np.stack([moment.tile_of(d, self._tiles[i]) for d, i in zip(draws, chosen, strict=True)]))
         matrices = compose.view_matrices(draws)
-        plane = apply(matrices, grid(sensor_px, sensor_px))
+        plane = moment.moved(apply(matrices, grid(sensor_px, sensor_px)), draws)
         px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
         present = {
             BONA_FIDE: self._bona_fide,
@@ -188,12 +233,16 @@ class Simulator:
             "partial": self._worn,
         }[species]
         radiance, pattern = present(tiles, plane, px, draws)
+        moment.enter_camera(draws)
         pictures = camera.capture(radiance, draws, self._picture_px, pattern)
-        pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
+        # What is left is small and made of parts of single samples.
+        with torch.device("cpu"):
+            pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
+            boxes = [compose.face_box(matrix, self._picture_px) for matrix in matrices.cpu()]
         return [
             Sample(
                 picture=pictures[i],
-                box_xyxy=compose.face_box(matrices[i], self._picture_px),
+                box_xyxy=boxes[i],
                 label=int(species == BONA_FIDE),
                 species=species,
                 subtype=str(d.values.get("subtype", BONA_FIDE)),

@@ -145,15 +145,13 @@ def write_evaluation(out: Path, test: ScoredSet, results: dict[str, object]) -> 
         raise DataError(f"{out}: the evaluation cannot be written ({error.strerror or error})") from error
 
 
-def confounds(samples: SampleSet) -> dict[str, float]:
-    """AUC of single scalars of the face region, each in the direction in which it separates better.
-
-    None of them should tell the classes apart: a model could lean on it instead of on the attack.
+def face_scalars(samples: SampleSet) -> dict[str, NDArray[np.float64]]:
+    """Single numbers of each face region, none of which should tell the classes apart.
 
     Returns:
-        AUC in [0.5, 1] of ``brightness`` (mean grey value), ``sharpness`` (variance of the Laplacian),
-        ``saturation`` (largest minus smallest channel), ``red_blue`` (ratio of the means), ``black_level`` (first
-        percentile of the grey values over their mean) and ``contrast`` (standard deviation over the mean).
+        float64 (n,) each: ``brightness`` (mean grey value), ``sharpness`` (variance of the Laplacian), ``saturation``
+        (largest minus smallest channel), ``red_blue`` (ratio of the means), ``black_level`` (first percentile of the
+        grey values over their mean) and ``contrast`` (standard deviation over the mean).
     """
     import cv2
 
@@ -168,6 +166,17 @@ def confounds(samples: SampleSet) -> dict[str, float]:
         level = grey.mean() + 1
         tones = np.percentile(grey, 1) / level, grey.std() / level
         values[i] = level, cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1), *tones
+    return {name: values[:, k] for k, name in enumerate(names)}
+
+
+def confounds(samples: SampleSet) -> dict[str, float]:
+    """AUC of each of :func:`face_scalars`, in the direction in which it separates better.
+
+    None of them should tell the classes apart: a model could lean on it instead of on the attack.
+
+    Returns:
+        AUC in [0.5, 1] by name.
+    """
     labels = samples.labels
-    found = {name: float(metrics.auc(values[:, k], labels)) for k, name in enumerate(names)}
+    found = {name: float(metrics.auc(values, labels)) for name, values in face_scalars(samples).items()}
     return {name: max(auc, 1 - auc) for name, auc in found.items()}

@@ -216,7 +216,7 @@ class Simulator:
         return [out[place] for place in range(len(draws))]
 
     def _on_device(self) -> AbstractContextManager[object]:
-        """Whatever operators make inside, they make on the device; torch's context is not free, the CPU does without."""
+        """What operators make inside, they make on the device; the context takes time, so the CPU does without."""
         return nullcontext() if self._device.type == "cpu" else self._device
 
     def _group(self, species: str, sensor_px: int, draws: list[Draws]) -> list[Sample]:

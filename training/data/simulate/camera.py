@@ -15,6 +15,7 @@ from training.data.simulate import colour
 from training.data.simulate.codec import jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.moire import Sensor
+from training.data.simulate.moment import held
 from training.data.simulate.optics import blur, grid, motion_blur, sample
 from training.data.simulate.profiles import PROFILES
 
@@ -91,11 +92,12 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     """
     size = light.shape[-1]
     middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4]
-    mean = middle.mean((2, 3), keepdim=True).clamp_min(1e-4)
+    mean = held("colour", middle.mean((2, 3), keepdim=True).clamp_min(1e-4), draws)
     grey_world = (mean.mean(1, keepdim=True) / mean) ** column(draws, "awb_strength")
     random_gains = colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
     balanced = light * grey_world * random_gains
     level = colour.luma(balanced)[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
+    level = held("exposure", level, draws)
     # A camera meters the room as well, and a screen is rarely as bright as the room.
     target = column(draws, "exposure_target", 0.18) * column(draws, "display_metering", 1.0)
     exposed = balanced * (target / level.clamp_min(1e-4))
@@ -205,9 +207,9 @@ def levels(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     middle = colour.luma(srgb)[..., size // 4 : -size // 4, size // 4 : -size // 4].flatten(1)[:, ::4]
     ranked = middle.sort(1).values
     n = ranked.shape[1]
-    low = ranked[:, n // 100].view(-1, 1, 1, 1) * column(draws, "auto_black")
-    high = ranked[:, n - 1 - n // 100].view(-1, 1, 1, 1)
-    mean = middle.mean(1).view(-1, 1, 1, 1)
+    low = held("black", ranked[:, n // 100].view(-1, 1, 1, 1), draws) * column(draws, "auto_black")
+    high = held("white", ranked[:, n - 1 - n // 100].view(-1, 1, 1, 1), draws)
+    mean = held("mean", middle.mean(1).view(-1, 1, 1, 1), draws)
     stretched = (srgb - low) / (1 - low).clamp_min(0.05)
     # Half of what was taken away comes back as gain: the exposure loop keeps the face about as bright as it was.
     gain = (mean / (mean - low).clamp_min(0.02)) ** 0.5

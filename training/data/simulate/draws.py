@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from training.data.simulate.moment import Moment
 
 Value = float | int | str
 
@@ -29,10 +34,18 @@ class Draws:
     Args:
         seed: Seed of the whole set.
         index: Number of the sample in the set; ``(seed, index)`` fixes everything that is drawn.
+        purpose: Further numbers that keep draws for another purpose apart.
+
+    Attributes:
+        values: Everything that was drawn, by name.
+        moment: What a frame of a sequence has of its own; ``None`` for a still sample.
     """
 
-    def __init__(self, seed: int, index: int) -> None:
-        self._rng = np.random.default_rng([seed, index])
+    moment: Moment | None = None
+
+    def __init__(self, seed: int, index: int, *purpose: int) -> None:
+        self._key = (seed, index, *purpose)
+        self._rng = np.random.default_rng(self._key)
         self.values: dict[str, Value] = {}
 
     def _record(self, name: str, value: Value) -> None:
@@ -87,6 +100,21 @@ class Draws:
     def derive(self, name: str, value: Value) -> None:
         """Record a value that follows from others."""
         self._record(name, value)
+
+    def generator(self, *purpose: int) -> np.random.Generator:
+        """A generator of its own, fixed by the sample and the purpose."""
+        return np.random.default_rng([*self._key, 1 << 20, *purpose])
+
+    def noise_from(self, rng: np.random.Generator) -> None:
+        """Take noise from another generator from here on."""
+        self._rng = rng
+
+    def at(self, moment: Moment, changes: Mapping[str, Value]) -> Draws:
+        """The same sample at one moment of a sequence: some parameters changed, the same noise before the camera."""
+        out = copy.deepcopy(self)
+        out.values |= changes
+        out.moment = moment
+        return out
 
     def noise(self, *shape: int) -> Tensor:
         """Standard normal noise, float32; not recorded, fixed by the seed."""

@@ -38,7 +38,8 @@ def play_button(content: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tens
     x = plane[chosen, ..., 0].unsqueeze(1) - column(some, "play_x").to(content.device) * FACE_HALF
     y = plane[chosen, ..., 1].unsqueeze(1) - column(some, "play_y").to(content.device) * FACE_HALF
     disc = ((radius - torch.sqrt(x * x + y * y)) * px[chosen] + 0.5).clamp(0, 1)
-    # A triangle that points to the right: behind its left side, between its two slanted ones.
+    # A triangle that points to the right, also over a mirrored face: behind its left side, between its slanted ones.
+    x = x * (1 - 2 * column(some, "view_mirror").to(content.device))
     side = torch.minimum(x + 0.4 * radius, (0.5 * radius - x) * 0.5 - y.abs() * 0.866)
     triangle = (side * px[chosen] + 0.5).clamp(0, 1)
     tone = column(some, "play_tone", 1.0).to(content.device)

@@ -4,6 +4,7 @@
 
     bona fide:  scene ───────────────────────────────────────────► victim camera ► picture
     attack:     scene ► attacker's capture ► medium (screen | print) ► place ► victim camera ► picture
+                scene ► mask or a part of one on a living face ► place ► victim camera ► picture
 
 One victim camera serves both classes. Every parameter is drawn from a documented range, one seed gives one sample bit
 for bit, and the drawn parameters are kept beside it.
@@ -11,7 +12,8 @@ for bit, and the drawn parameters are kept beside it.
 Modules: ``draws`` (recorded random numbers), ``scene`` (tiles round a face), ``optics`` (blur, warps), ``colour``
 (linear light, white balance, tone), ``light`` (illumination, glare), ``capture`` (the attacker's first capture),
 ``display`` and ``paper`` (media), ``compose`` (what is seen round a medium), ``camera`` (the victim camera), ``codec``
-(JPEG), ``species`` (names), ``threads`` (sums that no machine changes), ``simulator`` (puts them in order).
+(JPEG), ``casting`` (who is seen), ``mesh`` (faces' geometry), ``facefit`` (one face on another), ``wearing``, ``mask`` and
+``partial`` (what is worn on a face), ``species`` (names), ``threads`` (sums that no machine changes), ``simulator`` (puts them in order).
 """
 
 from training.data.simulate.simulator import Sample, Simulator

@@ -168,31 +168,34 @@ def face_distance(points: Tensor, landmarks: Tensor, size: Tensor, wobble: Tenso
     centre = rim.mean(1, keepdim=True)
     away = rim - centre
     radius = away.norm(dim=2)
-    basis = _circular(away[..., 0] / radius, away[..., 1] / radius, _HARMONICS)
+    basis = torch.stack(_circular(away[..., 0] / radius, away[..., 1] / radius), -1)
     # High harmonics are held back: thirty-six points must not make waves.
     ridge = torch.diag(torch.tensor([1e-4] + [0.02 * (k * k) for k in range(1, _HARMONICS + 1)] * 2))
     normal = (basis.unsqueeze(3) * basis.unsqueeze(2)).sum(1) + ridge
     right = (basis * radius.unsqueeze(2)).sum(1).unsqueeze(2)
     coefficients: Tensor = torch.linalg.solve(normal, right)
-    from_centre = points - centre.unsqueeze(1)
-    distance = from_centre.norm(dim=3).clamp_min(1e-4)
-    around = _circular(from_centre[..., 0] / distance, from_centre[..., 1] / distance, _HARMONICS)
-    outline = (around * coefficients.view(-1, 1, 1, 2 * _HARMONICS + 1)).sum(3)
+    x, y = points[..., 0] - centre[..., 0:1], points[..., 1] - centre[..., 1:2]
+    distance = (x * x + y * y).clamp_min(1e-8).sqrt()
+    around = _circular(x / distance, y / distance)
+    outline, waves = torch.zeros_like(x), torch.ones_like(x)
+    for k, part in enumerate(around):
+        outline = outline + coefficients[:, k : k + 1] * part
     n = wobble.shape[1] // 2
-    waves = torch.cat([around[..., 2 : 2 + n], around[..., 2 + _HARMONICS : 2 + _HARMONICS + n]], 3)
-    outline = outline * size * (1 + (waves * wobble.view(-1, 1, 1, 2 * n)).sum(3))
-    inside: Tensor = (outline - distance).unsqueeze(1)
+    for k in range(n):
+        waves = waves + wobble[:, k].view(-1, 1, 1) * around[2 + k]
+        waves = waves + wobble[:, n + k].view(-1, 1, 1) * around[2 + _HARMONICS + k]
+    inside: Tensor = (outline * size * waves - distance).unsqueeze(1)
     return inside
 
 
-def _circular(cos: Tensor, sin: Tensor, harmonics: int) -> Tensor:
-    """1, then cosines, then sines of the multiples of an angle, on a new last axis. Source: angle addition."""
+def _circular(cos: Tensor, sin: Tensor) -> list[Tensor]:
+    """1, then cosines, then sines of the multiples of an angle. Source: angle addition."""
     cosines, sines = [cos], [sin]
-    for _ in range(harmonics - 1):
+    for _ in range(_HARMONICS - 1):
         c, s = cosines[-1], sines[-1]
         cosines.append(c * cos - s * sin)
         sines.append(s * cos + c * sin)
-    return torch.stack([torch.ones_like(cos), *cosines, *sines], -1)
+    return [torch.ones_like(cos), *cosines, *sines]
 
 
 def normals(height: Tensor) -> Tensor:
@@ -201,7 +204,8 @@ def normals(height: Tensor) -> Tensor:
     padded = F.pad(height, [1] * 4, mode="replicate")
     dx = (padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]) / (2 * step)
     dy = (padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]) / (2 * step)
-    return F.normalize(torch.cat([-dx, -dy, torch.ones_like(dx)], 1), dim=1)
+    scale = torch.rsqrt(1 + dx * dx + dy * dy)
+    return torch.cat([-dx * scale, -dy * scale, scale], 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from training.data.simulate.wearing import (
     Layer,
     Stage,
     Worn,
+    draw_edge,
     draw_modelling,
     draw_print,
     draw_wearing,
@@ -91,6 +92,7 @@ def draw_mask(d: Draws, subtype: str) -> None:
 
 def _draw_folded(d: Draws) -> None:
     draw_print(d)
+    draw_edge(d)
     d.sometimes("mask_nose_hole", 0.25, 0.8, 1.3)
     d.uniform("mask_flat", 0.2, 0.9)
     d.uniform("mask_curve", 0.2, 1.0)
@@ -238,7 +240,11 @@ def mannequin(at: Stage, draws: Sequence[Draws]) -> Layer:
     shine = highlights(at, surface, column(draws, "mask_gloss"), column(draws, "mask_polish", 10.0)) * own
     near, own, features, shade, modelled, shine = facefit.enlarge(torch.cat([*maps, shine], 1), at.size).chunk(6, 1)
     skin = torch.maximum(_skin_like(window, own, at.light.level), own) * near.clamp(0, 1)
-    smooth = _edge_preserving(window, 8, 0.03)
+    # The mesh ends below the hair: what is bright just outside it is forehead and ears, whatever light colours them.
+    close = facefit.face_distance(at.fit.points, at.fit.landmarks, 0 * reach + 1.2, torch.zeros(len(draws), 2))
+    bright = ((colour.luma(window) / at.light.level - 0.25) / 0.3).clamp(0, 1)
+    skin = torch.maximum(skin, bright * facefit.enlarge((close / 0.05).clamp(0, 1), at.size))
+    smooth = _edge_preserving(window, 4, 0.03)
     plain = window + column(draws, "mask_smooth") * (1 - 0.6 * features) * (smooth - window)
     # What is painted on keeps its contrast, what the light did to the living face goes.
     tone = (colour.luma(plain) / (at.light.level * shade)).clamp(0.04, 2.0)
@@ -288,9 +294,11 @@ def _paint(draws: Sequence[Draws]) -> Tensor:
 def _edge_preserving(rgb: Tensor, radius: int, tolerance: float) -> Tensor:
     """Smooth within areas, not across edges of the luma, (B, 3, W, W).
 
-    Source: fast guided filter (He and Sun 2015, arXiv:1505.00996); the coefficients are worked out on the grid.
+    Source: fast guided filter (He and Sun 2015, arXiv:1505.00996); ``radius`` in pixels of half the grid, where
+    the coefficients are worked out.
     """
-    small = F.interpolate(rgb, (facefit.GRID_PX, facefit.GRID_PX), mode="area")
+    side = facefit.GRID_PX // 2
+    small = F.interpolate(rgb, (side, side), mode="area")
     guide = colour.luma(small)
     means = _box(torch.cat([guide, guide * guide, small, guide * small], 1), radius)
     mean, square, colours, product = means[:, :1], means[:, 1:2], means[:, 2:5], means[:, 5:]
@@ -308,13 +316,19 @@ def _box(values: Tensor, radius: int) -> Tensor:
 
 def _victims_albedo(at: Stage, draws: Sequence[Draws]) -> Tensor:
     """The victim's face without its light, smoothed, mixed with paint, laid over the wearer's window (B, 3, W, W)."""
-    lit = facefit.crop(colour.bytes_to_linear(at.victims))
+    lit = colour.bytes_to_linear(facefit.crop(at.victims))
     fit = at.fit
     luma = F.interpolate(colour.luma(lit), fit.height.shape[2:], mode="area")
     surface = facefit.normals(fit.victim_height)
     found = facefit.light_of(luma, surface, fit.victim_face)
     albedo = lit / facefit.enlarge(found.shade(surface) * found.level, lit.shape[-1])
-    albedo = albedo + column(draws, "mask_smooth") * (_edge_preserving(albedo, 4, 0.01) - albedo)
+    albedo = albedo + column(draws, "mask_smooth") * (_edge_preserving(albedo, 2, 0.01) - albedo)
+    # A mask goes on where the face ends: with its own colours, not with the hair and the wall behind the victim.
+    small = F.interpolate(albedo, fit.height.shape[2:], mode="area")
+    core = blur(fit.victim_face, torch.full_like(at.level, 2.5), 9) > 0.8
+    beyond = facefit.extend(torch.where(core, small, torch.nan)).clamp(0.1, 2.0)
+    inside = facefit.enlarge(blur(core.float(), torch.full_like(at.level, 1.5), 7), lit.shape[-1])
+    albedo = facefit.enlarge(beyond, lit.shape[-1]) * (1 - inside) + albedo * inside
     where = facefit.enlarge((fit.warp / facefit.WINDOW).permute(0, 3, 1, 2), at.size).permute(0, 2, 3, 1)
     seen = sample(albedo, where)
     tone = colour.luma(seen).clamp_min(0.02) ** 0.8

@@ -16,6 +16,7 @@ from training.data.simulate.facefit import EYES, MOUTH, TEMPLES, Opening
 from training.data.simulate.wearing import (
     Layer,
     Stage,
+    draw_edge,
     draw_print,
     draw_wearing,
     highlights,
@@ -47,6 +48,7 @@ def draw_partial(d: Draws, subtype: str) -> None:
         d.uniform("glasses_gloss", 0.02, 0.4)
         d.uniform("glasses_bridge", -0.3, 0.3)
         return
+    draw_edge(d)
     width, height = PATCHES[subtype]
     d.uniform("patch_width", *width)
     d.uniform("patch_height", *height)

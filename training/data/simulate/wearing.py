@@ -116,6 +116,10 @@ def draw_print(d: Draws) -> None:
     """The picture that is printed for a mask, and its print."""
     capture.draw_capture(d)
     paper.draw_ink(d, d.choice("mask_print", list(PRINT_KINDS), list(PRINT_KINDS.values())))
+
+
+def draw_edge(d: Draws) -> None:
+    """The cut of a piece of paper: how white and how thick it shows."""
     d.uniform("mask_edge", 0.1, 0.9)
     d.loguniform("mask_edge_width", 0.001, 0.006)
 
@@ -143,12 +147,12 @@ def stage(tiles: Tensor, victims: Tensor, wearer: MeshBatch, victim: MeshBatch, 
 
 def printed(at: Stage, draws: Sequence[Draws]) -> Tensor:
     """Reflectance of the victim's picture as the attacker captured and printed it, laid over the wearer's window."""
-    srgb = capture.attackers_capture(at.victims, draws)
+    srgb = capture.attackers_capture(facefit.crop(at.victims), draws)
     # Who prints a face makes it neither black nor white.
-    seen = colour.luma(F.interpolate(facefit.crop(srgb), at.fit.victim_face.shape[2:], mode="area"))
+    seen = colour.luma(F.interpolate(srgb, at.fit.victim_face.shape[2:], mode="area"))
     mean = (seen * at.fit.victim_face).sum((2, 3), keepdim=True) / at.fit.victim_face.sum((2, 3), keepdim=True)
     srgb = (srgb * (mean.clamp(*PRINTED_TONES) / mean.clamp_min(1e-3))).clamp(0, 1)
-    where = facefit.enlarge(at.fit.warp.permute(0, 3, 1, 2), at.size).permute(0, 2, 3, 1)
+    where = facefit.enlarge((at.fit.warp / facefit.WINDOW).permute(0, 3, 1, 2), at.size).permute(0, 2, 3, 1)
     noise = paper.fibres(draws, at.size)
     return (paper.reflect(sample(srgb, where), draws) * (1 + noise)).clamp_min(0.002)
 
@@ -168,7 +172,7 @@ def paper_edge(light: Tensor, distance: Tensor, white: Tensor, draws: Sequence[D
     width_px = column(draws, "mask_edge_width", 0.003) * px
     # A line narrower than a pixel fills its share of one.
     line = torch.exp(-inside_px.clamp_min(0) / width_px.clamp_min(0.8)) * (width_px / 0.8).clamp_max(1)
-    patches = smooth_noise(torch.stack([d.noise(1, 14, 14) for d in draws]), size)
+    patches = facefit.enlarge(smooth_noise(torch.stack([d.noise(1, 14, 14) for d in draws]), facefit.GRID_PX), size)
     share = line * column(draws, "mask_edge") * (0.4 + 0.4 * patches).clamp(0, 1)
     return light * (1 - share) + white * share
 

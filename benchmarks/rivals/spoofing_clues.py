@@ -68,7 +68,7 @@ def colour_jitter(picture: UInt8Array, d: Draws) -> UInt8Array:
 
 
 def _recolour(picture: UInt8Array, d: Draws) -> UInt8Array:
-    """Slight change of colour, contrast, resolution and sharpness, each half the time."""
+    """Slight change of colour, contrast and sharpness, each half the time, and of resolution in two of five."""
     if d.chance("blend_hsv", 0.5):
         hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL).astype(np.float32)
         hsv[..., 0] = (hsv[..., 0] + d.uniform("blend_hue", -5, 5) * 256 / 180) % 256

@@ -12,8 +12,9 @@ for bit, and the drawn parameters are kept beside it.
 Modules: ``draws`` (recorded random numbers), ``scene`` (tiles round a face), ``optics`` (blur, warps), ``colour``
 (linear light, white balance, tone), ``light`` (illumination, glare), ``capture`` (the attacker's first capture),
 ``display`` and ``paper`` (media), ``compose`` (what is seen round a medium), ``camera`` (the victim camera), ``codec``
-(JPEG), ``casting`` (who is seen), ``mesh`` (faces' geometry), ``facefit`` (one face on another), ``wearing``, ``mask`` and
-``partial`` (what is worn on a face), ``species`` (names), ``threads`` (sums that no machine changes), ``simulator`` (puts them in order).
+(JPEG), ``casting`` (who is seen), ``mesh`` (faces' geometry), ``facefit`` (one face on another), ``wearing``, ``mask``
+and ``partial`` (what is worn on a face), ``species`` (names), ``threads`` (sums that no machine changes), ``simulator``
+(puts them in order).
 """
 
 from training.data.simulate.simulator import Sample, Simulator

@@ -147,6 +147,8 @@ def wear(tiles: Tensor, victims: Tensor, wearer: MeshBatch, victim: MeshBatch, d
 
 
 def _part(at: Stage, chosen: list[int]) -> Stage:
+    if len(chosen) == len(at.wearer):
+        return at
     fit = facefit.Fit(*(getattr(at.fit, name)[chosen] for name in facefit.Fit.__dataclass_fields__))
     light = facefit.Light(at.light.level[chosen], at.light.slope[chosen], at.light.middle[chosen])
     return Stage(at.wearer[chosen], at.victims[chosen], fit, light, at.towards_light[chosen], at.level[chosen], at.px)
@@ -200,7 +202,8 @@ def _folded(at: Stage, draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
     loose = blur(F.avg_pool2d(at.fit.height, 4), torch.full_like(flat, 1.8), 9)
     loose = F.interpolate(loose, at.fit.height.shape[2:], mode="bicubic", align_corners=False)
     height = (1 - flat) * loose - flat * column(draws, "mask_curve") * x * x
-    patches = smooth_noise(torch.stack([d.noise(1 + N_FOLDS, 9, 9) for d in draws]), facefit.GRID_PX)
+    patches = smooth_noise(torch.stack([d.noise(1 + N_FOLDS, 9, 9) for d in draws]), facefit.GRID_PX // 2)
+    patches = facefit.enlarge(patches, facefit.GRID_PX)
     height = height + column(draws, "mask_crumple") * patches[:, :1]
     lines = torch.zeros_like(height)
     for i in range(N_FOLDS):

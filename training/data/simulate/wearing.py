@@ -172,7 +172,9 @@ def paper_edge(light: Tensor, distance: Tensor, white: Tensor, draws: Sequence[D
     width_px = column(draws, "mask_edge_width", 0.003) * px
     # A line narrower than a pixel fills its share of one.
     line = torch.exp(-inside_px.clamp_min(0) / width_px.clamp_min(0.8)) * (width_px / 0.8).clamp_max(1)
-    patches = facefit.enlarge(smooth_noise(torch.stack([d.noise(1, 14, 14) for d in draws]), facefit.GRID_PX), size)
+    patches = facefit.enlarge(
+        smooth_noise(torch.stack([d.noise(1, 14, 14) for d in draws]), facefit.GRID_PX // 2), size
+    )
     share = line * column(draws, "mask_edge") * (0.4 + 0.4 * patches).clamp(0, 1)
     return light * (1 - share) + white * share
 

@@ -27,6 +27,8 @@ KEY_PARAMETERS: dict[str, tuple[str, ...]] = {
     BONA_FIDE: ("exposure_target", "lens_softness", "light_gradient", "light_kelvin", "clutter", "frame"),
     "replay": ("display_face_px", "display_layout", "display_black", "display_gamma", "glare", "edge_visible"),
     "print": ("print_lines", "print_white", "bend", "crease", "print_saturation", "edge_visible"),
+    "mask": ("mask_size", "mask_rim", "mask_gloss", "mask_smooth", "mask_wrinkles", "mask_stand_off", "mask_colour"),
+    "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines"),
 }
 #: Of species that are not listed above: what belongs to every sample is left out.
 _COMMON = ("awb", "cut", "light", "view", "room", "jpeg", "capture", "edge", "finger", "camera", "native", "tone")
@@ -52,7 +54,7 @@ def contact_sheets(
 
     Args:
         data: Folder of the face pack.
-        out: Folder of the sheets; tiles of the simulator are cached in it.
+        out: Folder of the sheets; tiles of the simulator are cached beside it, as those of sets are.
         split: Which identities.
         seed: Seed; the samples are those of a set with the same seed.
         tiles: Samples per row, at least 1.
@@ -68,7 +70,7 @@ def contact_sheets(
         raise DataError(f"contact sheets need at least 1 tile per row and a seed >= 0, got {tiles} and {seed}")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        simulator = make_simulator(data, out, split, seed, depth=depth)
+        simulator = make_simulator(data, out.parent, split, seed, depth=depth)
         rows = choose(simulator, tiles)
         n, done = sum(len(indices) for kinds in rows.values() for indices in kinds.values()), 0
         text = [f"# Simulated samples, split {split}, seed {seed}\n"]

@@ -156,7 +156,7 @@ class MovingHead:
         ahead = torch.stack([dx, dy]) * self._weight
         # The inverse of a smooth displacement by fixed-point steps: p = q - d(p).
         back = -ahead
-        for _ in range(3):
+        for _ in range(5):
             places = (self._points + back.permute(1, 2, 0))[None]
             back = -torch.nn.functional.grid_sample(
                 ahead[None], places, mode="bilinear", padding_mode="border", align_corners=False
@@ -192,7 +192,7 @@ def _bump(x: Tensor, y: Tensor, at: FloatArray, sigma: float) -> Tensor:
 def _lid(x: Tensor, y: Tensor, eye: FloatArray, blink: float) -> Tensor:
     """Vertical offset that draws the skin above an eye over it: piecewise linear in height, a parabola across.
 
-    Above the lid the skin from half an eye's width up is stretched, below it the eye is pressed together.
+    The skin between lid and brow is stretched, below it the eye is pressed together.
     """
     outer, inner, upper, lower = eye
     centre, half = float(outer[0] + inner[0]) / 2, abs(float(outer[0] - inner[0])) / 2 + 1e-4
@@ -201,7 +201,7 @@ def _lid(x: Tensor, y: Tensor, eye: FloatArray, blink: float) -> Tensor:
     slope = float(inner[1] - outer[1]) / (float(inner[0] - outer[0]) or 1e-4)
     lid = float(upper[1]) + slope * (x - float(upper[0]))
     opening = (float(lower[1]) - float(upper[1])) * across.clamp_min(0) + 1e-4
-    skin, moved = half, 0.95 * blink * opening
+    skin, moved = 0.55 * half, 0.95 * blink * opening
     above = -(moved * ((y - lid + skin) / (skin + moved)).clamp(0, 1))
     below = -(moved * ((lid + opening - y) / (opening - moved)).clamp(0, 1))
     return torch.where(y < lid + moved, above, below) * (across > 0) * (blink > 0)

@@ -14,7 +14,8 @@ Modules: ``draws`` (recorded random numbers), ``scene`` (tiles round a face), ``
 ``display`` and ``paper`` (media), ``compose`` (what is seen round a medium), ``camera`` (the victim camera), ``codec``
 (JPEG), ``casting`` (who is seen), ``mesh`` (faces' geometry), ``facefit`` (one face on another), ``wearing``, ``mask``
 and ``partial`` (what is worn on a face), ``species`` (names), ``threads`` (sums that no machine changes), ``simulator``
-(puts them in order).
+(puts them in order), ``sequence``, ``motion`` and ``moment`` (clips of a sample: hands, heads, what a frame has of its
+own).
 """
 
 from training.data.simulate.simulator import Sample, Simulator

@@ -1,0 +1,53 @@
+"""Depth cameras: noise, steps, shadow and missing returns, against closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.data.simulate.depth_camera import draw_depth_camera, measure
+from training.data.simulate.draws import Draws
+from training.data.simulate.surface import Surface
+
+QUIET = {"depth_noise": 0.0, "depth_flying": 0.0, "depth_least_return": 0.0, "depth_shift_x": 0.0,
+         "depth_shift_y": 0.0, "depth_from_left": 0, "depth_filled": 0}  # fmt: skip
+
+
+def shot(depth: torch.Tensor, reflectivity: float = 1.0, mirror: float = 0.0, **values: float | str) -> torch.Tensor:
+    d = Draws(1, 2)
+    draw_depth_camera(d)
+    d.values |= QUIET | {"depth_profile": "tof"} | values
+    z = depth.view(1, 1, *depth.shape)
+    return measure(Surface(z, torch.full_like(z, reflectivity), torch.full_like(z, mirror)), [d])[0]
+
+
+def test_noise_grows_with_the_square_of_the_distance() -> None:
+    near, far = (shot(torch.full((128, 128), z), depth_noise=0.004).float().std() for z in (0.5, 1.0))
+    assert float(near) == pytest.approx(4.0, rel=0.05)
+    assert float(far) == pytest.approx(16.0, rel=0.05)
+
+
+def test_depths_of_structured_light_lie_on_whole_disparity_steps() -> None:
+    """Steps of 1/8 px at f*b = 43 px*m: z = 43 / (n / 8), so 1 m is n = 344 and the next 43 / (343 / 8) = 1.0029."""
+    found = shot(torch.linspace(1.0, 1.003, 64).repeat(4, 1), depth_profile="structured_light")
+    assert set(found.unique().tolist()) == {1000, 1003}
+
+
+def test_black_and_mirror_like_surfaces_give_no_return_and_others_do() -> None:
+    wall = torch.full((32, 32), 0.5)
+    assert (shot(wall, reflectivity=0.05, depth_least_return=0.1) == 0).all()
+    assert (shot(wall, mirror=1.0, depth_mirror_lost=1.0) == 0).all()
+    assert (shot(wall) == 500).all()
+
+
+def test_a_near_thing_throws_a_shadow_to_one_side_only() -> None:
+    """0.5 m before 1 m with 5 px per 1/m: five pixels to the right of the thing, none to its left."""
+    scene = torch.full((16, 48), 1.0)
+    scene[:, 16:24] = 0.5
+    row = shot(scene, depth_profile="structured_light")[8]
+    assert (row == 0).nonzero().flatten().tolist() == [24, 25, 26, 27, 28]
+
+
+def test_a_measurement_is_the_same_from_the_same_seed() -> None:
+    wall = torch.full((32, 32), 0.6)
+    assert torch.equal(shot(wall, depth_noise=0.002), shot(wall, depth_noise=0.002))

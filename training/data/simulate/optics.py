@@ -117,11 +117,10 @@ def motion_blur(pictures: Tensor, length: Tensor, angle: Tensor, size: int = 11)
     return out
 
 
-def grid(height: int, width: int, device: torch.device | None = None) -> Tensor:
+def grid(height: int, width: int) -> Tensor:
     """Pixel centres in [-1, 1]: (H, W, 2), x first."""
-    device = device or torch.device("cpu")
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height * 2 - 1
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width * 2 - 1
+    y = (torch.arange(height, dtype=torch.float32) + 0.5) / height * 2 - 1
+    x = (torch.arange(width, dtype=torch.float32) + 0.5) / width * 2 - 1
     gy, gx = torch.meshgrid(y, x, indexing="ij")
     return torch.stack([gx, gy], -1)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from training.data.simulate.depth_camera import draw_depth_camera, measure
 from training.data.simulate.draws import Draws
-from training.data.simulate.surface import Surface
+from training.data.simulate.optics import grid
+from training.data.simulate.scene import FACE_HALF
+from training.data.simulate.surface import FACE_BOX_M, Surface, sheet_depth
 
 QUIET = {"depth_noise": 0.0, "depth_flying": 0.0, "depth_least_return": 0.0, "depth_shift_x": 0.0,
          "depth_shift_y": 0.0, "depth_from_left": 0, "depth_filled": 0}  # fmt: skip
@@ -51,3 +54,27 @@ def test_a_near_thing_throws_a_shadow_to_one_side_only() -> None:
 def test_a_measurement_is_the_same_from_the_same_seed() -> None:
     wall = torch.full((32, 32), 0.6)
     assert torch.equal(shot(wall, depth_noise=0.002), shot(wall, depth_noise=0.002))
+
+
+def test_a_bent_sheet_is_a_cylinder_of_the_stated_radius() -> None:
+    """Every point of the cross-section lies on one circle, fitted by linear least squares."""
+    d = Draws(1, 2)
+    d.values |= {"bend": 0.9, "bend_angle": 0.0}
+    points = grid(4, 64)
+    z = sheet_depth(points, points[None], torch.full((1, 1, 1, 1), 0.5), [d])[0, 0, 0].double().numpy()
+    x = points[0, :, 0].double().numpy() * FACE_BOX_M / (2 * FACE_HALF)
+    a, b, c = np.linalg.lstsq(np.stack([x, z, np.ones(64)], 1), x**2 + z**2, rcond=None)[0]
+    assert np.sqrt(c + (a**2 + b**2) / 4) == pytest.approx(0.21 / 0.9, rel=1e-3)
+
+
+def test_a_tilted_flat_sheet_is_a_plane_in_space() -> None:
+    """1 / z of a plane is linear in the picture."""
+    d = Draws(1, 2)
+    d.values |= {"view_tilt_x": 0.2, "view_tilt_y": -0.1}
+    points = grid(24, 24)
+    z = sheet_depth(points, points[None], torch.full((1, 1, 1, 1), 0.5), [d])[0, 0].double().numpy()
+    xy = points.double().numpy().reshape(-1, 2)
+    design = np.concatenate([xy, np.ones((len(xy), 1))], 1)
+    weights, *_ = np.linalg.lstsq(design, 1 / z.ravel(), rcond=None)
+    assert np.abs(design @ weights * z.ravel() - 1).max() < 1e-5
+    assert z.max() - z.min() > 0.1

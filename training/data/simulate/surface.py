@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.scene import FACE_HALF
+
+#: Side of a face box on a person, metres: BlazeFace boxes reach from ear to ear of a head about 15 cm wide.
+FACE_BOX_M = 0.15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,3 +28,29 @@ class Surface:
     depth_m: Tensor
     reflectivity: Tensor
     mirror: Tensor
+
+
+def sheet_depth(canvas: Tensor, plane: Tensor, distance_m: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Distance of a held sheet or screen, of the same tilt and bend that its picture shows.
+
+    The view divides by ``w = 1 + tilt_x·x + tilt_y·y``, which a plane at ``distance / w`` does. A cylinder of
+    curvature κ (1 / tile unit, see :func:`training.data.simulate.paper.bend`) falls back by ``(1 - √(1 - (κx)²)) / κ``; a face
+    box of :data:`FACE_BOX_M` makes ``|κ| = 0.9`` a radius of 23 cm.
+
+    Args:
+        canvas: (H, W, 2), canvas positions.
+        plane: (B, H, W, 2), the same in tile units, unbent.
+        distance_m: (B, 1, 1, 1), distance of the middle of the canvas.
+        draws: The samples' parameters.
+
+    Returns:
+        float32 (B, 1, H, W), metres.
+    """
+    tilt_x, tilt_y = column(draws, "view_tilt_x"), column(draws, "view_tilt_y")
+    flat = distance_m / (1 + tilt_x * canvas[..., 0] + tilt_y * canvas[..., 1]).clamp_min(0.2)
+    angle, kappa = column(draws, "bend_angle"), column(draws, "bend")
+    along = plane[..., 0].unsqueeze(1) * torch.cos(angle) + plane[..., 1].unsqueeze(1) * torch.sin(angle)
+    slope = (kappa * along).clamp(-0.95, 0.95)
+    # (1 - sqrt(1 - s²)) / κ without the division by a κ of 0.
+    sag = slope * along / (1 + torch.sqrt(1 - slope**2))
+    return flat + sag * (FACE_BOX_M / (2 * FACE_HALF))

@@ -34,8 +34,8 @@ def sheet_depth(canvas: Tensor, plane: Tensor, distance_m: Tensor, draws: Sequen
     """Distance of a held sheet or screen, of the same tilt and bend that its picture shows.
 
     The view divides by ``w = 1 + tilt_x·x + tilt_y·y``, which a plane at ``distance / w`` does. A cylinder of
-    curvature κ (1 / tile unit, see :func:`training.data.simulate.paper.bend`) falls back by ``(1 - √(1 - (κx)²)) / κ``; a face
-    box of :data:`FACE_BOX_M` makes ``|κ| = 0.9`` a radius of 23 cm.
+    curvature κ (1 / tile unit, see :func:`training.data.simulate.paper.bend`) falls back by ``(1 - √(1 - (κx)²)) / κ``;
+    a face box of :data:`FACE_BOX_M` makes ``|κ| = 0.9`` a radius of 23 cm.
 
     Args:
         canvas: (H, W, 2), canvas positions.

@@ -38,7 +38,6 @@ from training.data.simulate.scene import TILE_PX, build_tiles, read_backgrounds
 from training.data.simulate.simulator import PICTURE_PX, SENSORS_PX
 
 _BATCH = 32
-_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +80,10 @@ def pass_seconds(picture_px: int) -> float:
     """Seconds to multiply one float32 picture by a number on one thread of the CPU, in its cache."""
     picture = torch.rand(3, picture_px, picture_px)
     out = torch.empty_like(picture)
-    start = time.perf_counter()
-    for _ in range(200):
+    start = time.process_time()
+    for _ in range(2000):
         torch.mul(picture, 0.5, out=out)
-    return (time.perf_counter() - start) / 200
+    return (time.process_time() - start) / 2000
 
 
 _WORKER: dict[str, Simulator] = {}
@@ -97,27 +96,28 @@ def _start(setup: Setup) -> None:
     synchronise(setup.device)
 
 
-def _make(first: int) -> int:
-    return len(_WORKER["simulator"].samples(range(first, first + _BATCH)))
+def _make(first: int) -> tuple[float, float]:
+    """Processor seconds per sample of one batch, and of a pass beside it."""
+    picture_px = _WORKER["simulator"].samples([first])[0].picture.shape[0]
+    start = time.process_time()
+    _WORKER["simulator"].samples(range(first, first + _BATCH))
+    return (time.process_time() - start) / _BATCH, pass_seconds(picture_px)
 
 
-def rate(setup: Setup, workers: int, n: int) -> tuple[float, float]:
-    """Samples per second of some worker processes, and passes per sample and worker; rounds of each in turn."""
-    batches = max(workers, n // _ROUNDS // _BATCH // workers * workers)
-    seconds = passes = 0.0
+def rate(setup: Setup, workers: int, n: int) -> tuple[float, float, float]:
+    """Samples per second by the clock, per second of all processors that work, and passes per sample."""
+    batches = max(workers, n // _BATCH // workers * workers)
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(setup,)
     ) as pool:
         list(pool.map(_make, [0] * workers))
-        for number in range(_ROUNDS):
-            passes += pass_seconds(setup.picture_px)
-            start = time.perf_counter()
-            firsts = [(number * batches + i + 1) * _BATCH for i in range(batches)]
-            made = sum(pool.map(_make, firsts))
-            seconds += (time.perf_counter() - start) / made
-            passes += pass_seconds(setup.picture_px)
-    seconds, passes = seconds / _ROUNDS, passes / _ROUNDS / 2
-    return 1 / seconds, seconds * workers / passes
+        start = time.perf_counter()
+        found = list(pool.map(_make, [(i + 1) * _BATCH for i in range(batches)]))
+        wall = time.perf_counter() - start
+    samples, passes = (sum(part) / batches for part in zip(*found, strict=True))
+    # The passes and the lone sample of each batch are no part of the rate.
+    shared = samples * _BATCH / (samples * (_BATCH + 1) + passes * 2000)
+    return batches * _BATCH / (wall * shared), workers / samples, samples / passes
 
 
 @dataclass(slots=True)
@@ -133,7 +133,7 @@ class Stopwatch:
         """The function, with a clock round it."""
 
         @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any operator
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
             synchronise(self.device)
             start = time.perf_counter()
             self._inner.append(0.0)
@@ -205,13 +205,13 @@ def main(
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as temporary:
         folder, source = cache or Path(temporary), data_folder(data)
-        table = Table("picture px", "workers", "samples/s", "passes/sample")
+        table = Table("picture px", "workers", "samples/s", "samples/s of processor time", "passes/sample")
         for px in picture_px or [192, 224]:
             setup = Setup(source, folder, cast(Split, split), px, device)
             setup.simulator()  # tiles are cut once, not by each worker
             for count in workers or [1, 2]:
-                found, passes = rate(setup, count, n)
-                table.add_row(str(px), str(count), f"{found:.1f}", f"{passes:.0f}")
+                by_clock, by_processor, passes = rate(setup, count, n)
+                table.add_row(str(px), str(count), f"{by_clock:.1f}", f"{by_processor:.1f}", f"{passes:.0f}")
             watch = shares(setup, n // 4)
             _print_shares(console, px, watch, rows)
         console.print(table)

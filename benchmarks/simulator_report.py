@@ -126,9 +126,9 @@ def _operators(results: Path) -> list[str]:
         found = {name: _decode(raw, OperatorResult, "operators.json") for name, raw in kept.results.items()}
         if found:
             auc = next(iter(found.values())).auc
-            yield f"A network with an AUC of {auc:.3f} scores the same samples again, each operator off in turn where it"
-            yield "was at work. *Drop* is the AUC with it minus the AUC without it: what the network owes to it; *there*"
-            yield "counts only the attacks in which it was at work. A drop below zero: the operator hides attacks."
+            yield f"A network with an AUC of {auc:.3f} scores the same samples again, each operator off in turn where"
+            yield "it was at work. *Drop* is the AUC with it minus the AUC without it: what the network owes to it;"
+            yield "*there* counts only the attacks in which it was at work. A drop below zero: it hides attacks."
             yield ""
         yield "| operator | what it does | samples | AUC without | drop | drop there |"
         yield "| --- | --- | --- | --- | --- | --- |"

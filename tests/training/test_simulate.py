@@ -24,15 +24,16 @@ COMMON = {
     "bona_fide": (0, 1), "picture": (0, 7), "background": (0, 2),
     "light_angle": (-3.1416, 3.1416), "light_gradient": (0, 0.7), "light_offset": (-0.6, 0.6),
     "light_kelvin": (2800, 8000), "light_mix": (0, 0.6), "light_mix_kelvin": (2600, 9500),
-    "exposure_target": (0.05, 0.5), "awb_strength": (0, 0.9), "awb_red": (0.82, 1.18), "awb_blue": (0.82, 1.18),
-    "flare": (0, 0.06), "vignette": (0, 0.3), "aberration": (-0.006, 0.006), "lens_blur": (0.25, 1.5),
-    "native_ratio": (1, 6), "native_lens": (0.3, 0.8),
-    "motion": (0, 9), "motion_angle": (0, 3.1416), "shot_noise": (1e-5, 2e-3), "read_noise": (1e-4, 6e-3),
-    "denoise": (0, 0.9), "chroma_denoise": (0, 1.8), "camera_saturation": (0.75, 1.3), "tone_gamma": (0.78, 1.3),
-    "auto_black": (0.2, 1), "auto_white": (0, 0.6), "tone_contrast": (-0.15, 0.45),
-    "sharpen": (0, 1.1), "small": (0, 3.2), "jpeg_quality": (45, 97),
-    "jpeg_twice": (0, 1), "jpeg_second_quality": (60, 97),
-    "cut": (0, 1), "cut_left": (0, 0.27), "cut_top": (0, 0.27), "cut_right": (0, 0.27), "cut_bottom": (0, 0.27),
+    "exposure_target": (0.04, 0.6), "awb_strength": (0, 0.35), "awb_red": (0.82, 1.18), "awb_blue": (0.82, 1.18),
+    "surrounding_light": (0.4, 5), "flare": (0, 0.55), "flare_angle": (-3.1416, 3.1416), "flare_slope": (0, 0.8),
+    "vignette": (0, 0.3), "aberration": (-0.006, 0.006), "lens_blur": (0.2, 1.6), "defocus": (0, 1.2),
+    "native_ratio": (1, 12), "native_lens": (0.3, 0.8),
+    "motion": (0, 14), "motion_angle": (0, 3.1416), "shot_noise": (1e-5, 1e-2), "read_noise": (1e-4, 2e-2),
+    "denoise": (0, 1.5), "chroma_denoise": (0, 1.8), "camera_saturation": (0.4, 1.4), "tone_gamma": (0.7, 1.3),
+    "auto_black": (0, 1), "auto_white": (0, 0.8), "tone_contrast": (-0.2, 0.6),
+    "sharpen": (0, 1.3), "small": (0, 4), "jpeg_quality": (25, 97),
+    "jpeg_twice": (0, 1), "jpeg_second_quality": (40, 97), "cut": (0, 1), "cut_tight": (0, 1),
+    "cut_left": (0, 0.31), "cut_top": (0, 0.27), "cut_right": (0, 0.31), "cut_bottom": (0, 0.27),
     "view_roll": (-0.3, 0.3), "view_zoom": (0.9, 1.12), "view_x": (-0.05, 0.05), "view_y": (-0.05, 0.05),
     "view_tilt_x": (-0.33, 0.33), "view_tilt_y": (-0.33, 0.33), "view_mirror": (0, 1),
 }  # fmt: skip
@@ -45,8 +46,8 @@ LIVE = {
     "room_blur": (0, 3),
 }  # fmt: skip
 MEDIUM = {
-    "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.2),
-    "capture_quality": (50, 95),
+    "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.3),
+    "capture_small": (0, 3.5), "capture_contrast": (0, 0.8), "capture_sharpen": (0, 0.9), "capture_quality": (25, 95),
     "edge_visible": (0, 1), "edge_hidden": (0, 1), "edge_size": (1, 5), "edge_aspect": (0.45, 2.2),
     "edge_close": (3, 3.1), "edge_place_x": (-0.7, 0.7), "edge_place_y": (-0.7, 0.7), "edge_width": (1, 5),
     "edge_height": (1.05, 4.5), "edge_x": (-2.8, 2.8), "edge_y": (-2.45, 2.45), "rim": (0, 0.35),
@@ -55,16 +56,19 @@ MEDIUM = {
     "finger_reach": (0.05, 0.45), "finger_tone": (0.12, 0.6), "controls": (0, 0.9), "controls_height": (0.04, 0.14),
     "glare": (0, 0.25), "glare_x": (-1.1, 1.1), "glare_y": (-1.1, 1.1), "glare_size": (0.12, 1.2),
     "glare_stretch": (0.4, 2.5), "room_reflection": (0, 0.12),
+    "lamp": (0, 4), "lamp_x": (-0.8, 0.8), "lamp_y": (-0.8, 0.8), "lamp_size": (0.02, 0.12),
 }  # fmt: skip
 REPLAY = {
-    "display_gamma": (0.9, 1.5), "display_saturation": (0.85, 1.5), "display_kelvin": (5500, 8500),
-    "display_black": (0.0005, 0.03), "display_over": (0, 0.7), "display_face_px": (160, 1200),
+    "display_gamma": (0.9, 1.6), "display_saturation": (0.85, 1.5), "display_kelvin": (4300, 10500),
+    "display_adaptation": (0, 1), "display_metering": (0.4, 2.5), "play_button": (0, 0.9), "play_x": (-0.8, 0.8),
+    "play_y": (-0.6, 1.2), "play_radius": (0.12, 0.4), "play_tone": (0.15, 1),
+    "display_black": (0.0005, 0.03), "display_over": (0, 1.2), "display_face_px": (160, 1200),
     "display_fill": (0.55, 0.95), "display_phase": (0, 6.2832), "display_banding": (0, 0.1),
     "screen_gradient": (0, 0.6),
     "display_band_period": (0.15, 1.5), "display_band_phase": (0, 6.2832),
 }  # fmt: skip
 PRINT = {
-    "print_floor": (0.003, 0.12), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
+    "print_floor": (0.003, 0.09), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
     "print_gamma": (0.9, 1.5), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
     "print_grey": (0, 1), "print_red": (0.92, 1.15), "print_blue": (0.85, 1.12), "paper_noise": (0.003, 0.04),
     "print_banding": (0, 0.08), "print_band_period": (0.02, 0.2), "bend": (-0.9, 0.9), "bend_angle": (-0.5, 0.5),
@@ -72,6 +76,7 @@ PRINT = {
 }  # fmt: skip
 WORDS = {
     "species": {"replay", "print"}, "source": {"studio", "office"}, "sensor_px": {"192", "240"},
+    "camera": {"webcam_480p", "webcam_1080p", "phone_front", "phone_back", "kiosk", "low_light"},
     "subtype": {name for species in SPECIES.values() for name in species.subtypes},
     "display_layout": {"stripe", "pentile"}, "bezel": {"black", "dark", "white", "silver"},
     "finger_side": {"left", "right", "bottom"}, "edge_form": {"0", "1"},
@@ -170,7 +175,8 @@ def test_ranges_are_used_to_their_ends(drawn: list[dict[str, Value]]) -> None:
     for name, (low, high) in (COMMON | LIVE | MEDIUM | REPLAY | PRINT).items():
         values = [float(v[name]) for v in drawn if name in v]
         width = 0.15 * (high - low)
-        if name not in ("view_roll", "view_tilt_x", "view_tilt_y"):  # normal: the ends are rare
+        # Normal, or the product of several draws: the ends are rare.
+        if name not in {"view_roll", "view_tilt_x", "view_tilt_y", "edge_x", "edge_y"}:
             assert min(values) <= low + width, name
             assert max(values) >= high - width, name
 
@@ -193,11 +199,11 @@ def test_the_camera_the_light_and_the_frame_are_drawn_alike_for_both_classes(dra
     live = [v for v in drawn if v["bona_fide"]]
     attacks = [v for v in drawn if not v["bona_fide"]]
     shared = set(COMMON) - {"bona_fide", "view_tilt_x", "view_tilt_y"}
-    assert set(d.values) <= shared
+    assert set(d.values) <= shared | {"camera"}
     for name in sorted(shared):
         found = stats.ks_2samp([float(v[name]) for v in live], [float(v[name]) for v in attacks])
         assert found.pvalue > 0.001 / len(shared), name
-    for name in ("source", "sensor_px"):
+    for name in ("source", "sensor_px", "camera"):
         table = [Counter(v[name] for v in group) for group in (live, attacks)]
         words = sorted(table[0])
         assert stats.chi2_contingency([[row[w] for w in words] for row in table]).pvalue > 1e-4, name
@@ -257,7 +263,7 @@ def test_the_native_sensor_changes_attacks_with_fine_patterns_and_no_living_pers
         pictures = []
         for ratio in (2.0, 3.0):
             d = simulator.draw(index)
-            d.values |= {"native_ratio": ratio, "native_lens": 0.3, "lens_blur": 0.3, "motion": 0.0}
+            d.values |= {"native_ratio": ratio, "native_lens": 0.3, "lens_blur": 0.3, "defocus": 0.0, "motion": 0.0}
             d.values |= {} if bona_fide else {"display_face_px": 120.0}
             pictures.append(simulator.render([d])[0].picture)
         assert np.array_equal(*pictures) == bona_fide
@@ -310,9 +316,10 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         watched = d.values = Watched(d.values)
         simulator.render([d])
         # Chances that only steer later draws, and the names of things.
-        steering = {"cut", "source", "subtype", "edge_visible", "edge_hidden", "edge_form", "edge_size", "edge_aspect"}
+        steering = {"cut", "cut_tight", "camera", "source", "subtype", "edge_visible", "edge_hidden", "edge_form", "edge_size", "edge_aspect"}
         steering |= {"edge_close", "edge_place_x", "edge_place_y"}
-        # The camera of both classes has them, but nothing fine enough stands before a living person's.
+        # A place and a size that only a button has; the camera of both classes has the others, but nothing fine enough stands before a living person's.
+        steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
         if d.values["bona_fide"]:
             steering |= {"native_ratio", "native_lens"}
             hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}
@@ -373,7 +380,7 @@ def test_the_camera_meters_both_classes_to_the_same_target(
     monkeypatch.setattr(camera, "image", spy)
     draws = [simulator.draw(i) for i in range(3)]
     for d in draws:
-        d.values |= {"vignette": 0.0, "flare": 0.0}
+        d.values |= {"vignette": 0.0, "flare": 0.0, "display_metering": 1.0}
     simulator.render(draws)
     assert len({bona_fide for _, _, bona_fide in found}) == 2
     np.testing.assert_allclose([level for level, _, _ in found], [target for _, target, _ in found], rtol=1e-4)

@@ -26,8 +26,8 @@ SOFT_BLUR = 0.8
 def draw_camera(d: Draws) -> None:
     """Parameters of the victim camera, the same distribution for both classes: first which camera it is."""
     profile = PROFILES[d.choice("camera", list(PROFILES), [p.share for p in PROFILES.values()])]
-    # A face is exposed from almost lost in the dark to half clipped: metering looks at more than the face.
-    d.loguniform("exposure_target", 0.04, 0.6)
+    # A face is exposed from almost lost in the dark to its highlights clipped: metering looks at more than the face.
+    d.loguniform("exposure_target", 0.04, 0.42)
     d.uniform("awb_strength", 0.0, 0.35)
     d.uniform("awb_red", 0.82, 1.18)
     d.uniform("awb_blue", 0.82, 1.18)

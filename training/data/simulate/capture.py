@@ -21,7 +21,7 @@ def draw_capture(d: Draws) -> None:
     d.sometimes("capture_small", 0.3, 1.2, 3.5)
     d.uniform("capture_gamma", 0.85, 1.2)
     # Phones give their pictures an S-shaped curve and local sharpness.
-    d.sometimes("capture_contrast", 0.7, 0.0, 0.8)
+    d.sometimes("capture_contrast", 0.75, 0.0, 1.0)
     d.sometimes("capture_sharpen", 0.4, 0.1, 0.9)
     d.uniform("capture_saturation", 0.8, 1.3)
     d.integer("capture_quality", 25, 96)

@@ -32,6 +32,8 @@ from training.data.simulate.profiles import PROFILES
 from training.errors import ConfigError
 
 SEED, N_DRAWN = 5, 800
+#: Operators of masks and patches alone: nothing here has the meshes that those need.
+WORN = {name for name, found in OPERATORS.items() if found.species <= {"mask", "partial"}}
 SIZE = 32
 
 
@@ -80,6 +82,7 @@ def test_operators_are_at_work_in_the_species_that_they_name_and_in_no_other(dra
         for name, candidate in OPERATORS.items():
             at_work[name][species_of(values)] += bool(candidate.off(values))
     found = {name: frozenset(species for species, n in at_work[name].items() if n) for name in OPERATORS}
+    # Masks and patches need meshes of the faces, which a drawn pack has not.
     every = {species_of(values) for values in drawn}
     assert found == {name: candidate.species & every for name, candidate in OPERATORS.items()}
     assert all(candidate.summary and "\n" not in candidate.summary for candidate in OPERATORS.values())
@@ -110,7 +113,7 @@ def at_work(draws: list[Draws], name: str, count: int = 2) -> list[Draws]:
 def test_switching_off_changes_the_picture_alters_only_what_it_says_and_keeps_the_noise(
     simulator: Simulator, draws: list[Draws]
 ) -> None:
-    names = list(OPERATORS)
+    names = [name for name in OPERATORS if name not in WORN]
     # Hands and controls may lie out of view.
     wanted = {name: at_work(draws, name, 8 if name in ("finger", "controls") else 2) for name in names}
     for name, pattern in (("moire", "display_face_px"), ("halftone", "print_lines")):
@@ -147,7 +150,7 @@ def test_what_only_shapes_an_operator_does_nothing_once_it_is_off(simulator: Sim
     """Angles, places and periods of another sample are put in: where the effect is gone nothing moves."""
     # Those whose places and angles say where another operator's effect lies.
     shared = ("visible_edge", "light_gradient", "bend")
-    names = [name for name in OPERATORS if OPERATORS[name].shape and name not in shared]
+    names = [name for name in OPERATORS if OPERATORS[name].shape and name not in {*shared, *WORN}]
     first, second, checked = [], [], []
     for name in names:
         one = at_work(draws, name)[0]
@@ -235,7 +238,7 @@ def _exposure(d: list[Draws]) -> tuple[Tensor, Tensor]:
 
 
 def _lens(d: list[Draws]) -> tuple[Tensor, Tensor]:
-    return camera.image(COLOURS, d), COLOURS
+    return camera.image(COLOURS.clone(), d), COLOURS
 
 
 def _sensor(d: list[Draws]) -> tuple[Tensor, Tensor]:
@@ -244,7 +247,7 @@ def _sensor(d: list[Draws]) -> tuple[Tensor, Tensor]:
 
 
 def _development(d: list[Draws]) -> tuple[Tensor, Tensor]:
-    return camera.develop(COLOURS, d), colour.to_srgb(COLOURS)
+    return camera.develop(COLOURS.clone(), d), colour.to_srgb(COLOURS.clone())
 
 
 def _storage(d: list[Draws]) -> tuple[Tensor, Tensor]:
@@ -290,7 +293,7 @@ ON_PICTURES = {"lens_softness", "display_metering"}
 
 
 def test_every_operator_has_its_stage() -> None:
-    assert {name for _, names, _ in STAGES.values() for name in names} | ON_PICTURES == set(OPERATORS)
+    assert {name for _, names, _ in STAGES.values() for name in names} | ON_PICTURES == set(OPERATORS) - WORN
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -26,9 +26,13 @@ OFF = "off:"
 Values = Mapping[str, Value]
 ALL = frozenset({BONA_FIDE, *SPECIES})
 FLAT = frozenset({"replay", "print"})
-LIVE = frozenset({BONA_FIDE})
+WORN = frozenset({"mask", "partial"})
+LIVE = frozenset({BONA_FIDE}) | WORN
 REPLAY = frozenset({"replay"})
 PRINT = frozenset({"print"})
+INKED = PRINT | WORN
+MASK = frozenset({"mask"})
+PARTIAL = frozenset({"partial"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +80,14 @@ def _without_edges(values: Values) -> dict[str, Value]:
 
 
 _ATTACKER = {
-    "capture_blur": Operator("soft focus of the attacker's camera", FLAT, {"capture_blur": 0.0}),
-    "capture_small": Operator("the picture was shrunk when it was passed on", FLAT, {"capture_small": 0.0}),
+    "capture_blur": Operator("soft focus of the attacker's camera", FLAT | WORN, {"capture_blur": 0.0}),
+    "capture_small": Operator("the picture was shrunk when it was passed on", FLAT | WORN, {"capture_small": 0.0}),
     "capture_tone": Operator(
-        "gamma and S-curve of the attacker's camera", FLAT, {"capture_gamma": 1.0, "capture_contrast": 0.0}
+        "gamma and S-curve of the attacker's camera", FLAT | WORN, {"capture_gamma": 1.0, "capture_contrast": 0.0}
     ),
-    "capture_sharpen": Operator("sharpening by the attacker's camera", FLAT, {"capture_sharpen": 0.0}),
-    "capture_saturation": Operator("colourfulness of the first capture", FLAT, {"capture_saturation": 1.0}),
-    "capture_codec": Operator("compression of the first capture", FLAT, {"capture_quality": 0}),
+    "capture_sharpen": Operator("sharpening by the attacker's camera", FLAT | WORN, {"capture_sharpen": 0.0}),
+    "capture_saturation": Operator("colourfulness of the first capture", FLAT | WORN, {"capture_saturation": 1.0}),
+    "capture_codec": Operator("compression of the first capture", FLAT | WORN, {"capture_quality": 0}),
 }
 _MEDIUM = {
     "visible_edge": Operator(
@@ -130,17 +134,17 @@ _SCREEN = {
 _PAPER = {
     "halftone": Operator(
         "dots of the print, aliased on the camera's sensor",
-        PRINT,
+        INKED,
         {"print_screen": 0.0},
         ("print_lines", "print_phase"),
     ),
-    "print_tone": Operator("the tone curve that a print adds", PRINT, {"print_gamma": 1.0}),
-    "print_gamut": Operator("colourfulness of inks, grey prints", PRINT, {"print_saturation": 1.0, "print_grey": 0}),
-    "print_black": Operator("ink that is not black", PRINT, {"print_floor": 0.0}),
-    "print_white": Operator("paper that is not white", PRINT, {"print_white": 1.0}),
-    "print_tint": Operator("colour cast of paper and ink", PRINT, {"print_red": 1.0, "print_blue": 1.0}),
-    "paper_noise": Operator("fibres and cloudiness of paper", PRINT, {"paper_noise": 0.0}),
-    "print_banding": Operator("bands of a worn printer", PRINT, {"print_banding": 0.0}, ("print_band_period",)),
+    "print_tone": Operator("the tone curve that a print adds", INKED, {"print_gamma": 1.0}),
+    "print_gamut": Operator("colourfulness of inks, grey prints", INKED, {"print_saturation": 1.0, "print_grey": 0}),
+    "print_black": Operator("ink that is not black", INKED, {"print_floor": 0.0}),
+    "print_white": Operator("paper that is not white", INKED, {"print_white": 1.0}),
+    "print_tint": Operator("colour cast of paper and ink", INKED, {"print_red": 1.0, "print_blue": 1.0}),
+    "paper_noise": Operator("fibres and cloudiness of paper", INKED, {"paper_noise": 0.0}),
+    "print_banding": Operator("bands of a worn printer", INKED, {"print_banding": 0.0}, ("print_band_period",)),
     "bend": Operator("a sheet bent round a cylinder", PRINT, {"bend": 0.0}, ("bend_angle",)),
     "crease": Operator("a fold", PRINT, {"crease": 0.0}, ("crease_place",)),
 }
@@ -148,6 +152,30 @@ _LIVING = {
     "clutter": Operator("straight edges behind a living person", LIVE, {"clutter": 0.0}, ("clutter_*",)),
     "frame": Operator("a picture or monitor beside a living person", LIVE, {"frame": 0}, ("frame_*",)),
     "lens_softness": Operator("softness of a living person's picture", LIVE, {"lens_softness": 0.0}),
+}
+_WORN = {
+    "worn_shadow": Operator("the shadow that a worn thing casts on the face", WORN, {"mask_shadow": 0.0}),
+    "paper_edge": Operator("the white edge of cut paper", WORN, {"mask_edge": 0.0}, ("mask_edge_width",)),
+    "mask_holes": Operator(
+        "holes for eyes, mouth and nose",
+        MASK,
+        {"mask_eye_width": 0.0, "mask_mouth_hole": 0.0, "mask_nose_hole": 0.0},
+        ("mask_eye_height",),
+    ),
+    "mask_gloss": Operator("highlights of plastic and silicone", MASK, {"mask_gloss": 0.0}, ("mask_polish",)),
+    "mask_smooth": Operator("skin without texture", MASK, {"mask_smooth": 0.0}),
+    "mask_paint": Operator(
+        "one colour of paint instead of skin", MASK, {"mask_paint": 0.0}, ("mask_colour", "mask_albedo")
+    ),
+    "mask_folds": Operator(
+        "folds and crumples of a paper mask",
+        MASK,
+        {"mask_crease": 0.0, "mask_crumple": 0.0, **{f"mask_fold_{i}": 0.0 for i in range(3)}},
+        ("mask_fold_angle_*", "mask_fold_place_*"),
+    ),
+    "mask_wrinkles": Operator("wrinkles of silicone", MASK, {"mask_wrinkles": 0.0}),
+    "mask_translucency": Operator("light under the surface of silicone", MASK, {"mask_translucency": 0.0}),
+    "glasses_gloss": Operator("reflections on printed glasses", PARTIAL, {"glasses_gloss": 0.0}),
 }
 _CAMERA = {
     "light_gradient": Operator("light from one side", ALL, {"light_gradient": 0.0}, ("light_offset",)),
@@ -183,7 +211,7 @@ _CAMERA = {
 }
 
 #: Every operator by name, in the order in which light meets them.
-OPERATORS: dict[str, Operator] = {**_ATTACKER, **_SCREEN, **_PAPER, **_MEDIUM, **_LIVING, **_CAMERA}
+OPERATORS: dict[str, Operator] = {**_ATTACKER, **_SCREEN, **_PAPER, **_MEDIUM, **_WORN, **_LIVING, **_CAMERA}
 
 #: What is shown and where, and what no picture can be without: nothing to switch off.
 DECLARED: Mapping[str, str] = {
@@ -194,6 +222,10 @@ DECLARED: Mapping[str, str] = {
     "picture": "number of the face picture",
     "background": "number of the room",
     "sensor_px": "resolution of the canvas",
+    "victim*": "whom a mask or patch is worn by",
+    "mask_*": "place, size, shape and light of a worn mask",
+    "patch_*": "place and shape of a worn patch",
+    "glasses_*": "shape and colour of worn glasses",
     "room_*": "the room behind a medium or in a frame",
 }
 

@@ -59,9 +59,14 @@ class Setup:
         tiles = build_tiles(pictures, self.cache / f"tiles_{self.split}_{tile_px}.npy", tile_px=tile_px)
         sensors = {str(even(int(px) * scale)): share for px, share in SENSORS_PX.items()}
         rooms = read_backgrounds(self.data)
-        chosen = {"device": torch.device(self.device)} if self.device != "cpu" else {}
         return Simulator(
-            pictures, tiles, rooms, seed=self.seed, picture_px=self.picture_px, sensors_px=sensors, **chosen
+            pictures,
+            tiles,
+            rooms,
+            seed=self.seed,
+            picture_px=self.picture_px,
+            sensors_px=sensors,
+            device=self.device,
         )
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from safetensors.torch import save_model
 
 from benchmarks.students import StudentOptions, crop_logits, train_student
 from fasedge import metrics
@@ -189,6 +190,7 @@ def run(
     sizes: Annotated[str, typer.Option(help="Sizes of captures.")] = "112,112b",
     crop_scales: Annotated[str, typer.Option(help="Crops on which captures are scored.")] = "1.0,1.3",
     options: Annotated[str, typer.Option(help="Options of the student as JSON.")] = "{}",
+    keep: Annotated[Path | None, typer.Option(help="Folder for the students' weights.")] = None,
 ) -> None:
     """Train one student per seed and score it."""
     samples, simulated = SampleSet.load(train), SampleSet.load(dev)
@@ -205,6 +207,9 @@ def run(
         start = time.perf_counter()
         student = train_student(samples, options=o)
         seconds = time.perf_counter() - start
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            save_model(student, str(keep / f"{name.replace(' ', '_')}_{seed}.safetensors"))
         logits = crop_logits(student, simulated.crops(range(len(simulated)), o.scoring_spec()))
         found: list[RealResult] = []
         for scale in scales if real and captures else []:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.simulator_measures import Figure, Floats, auc_difference
-from benchmarks.students import StudentOptions, score_crops, train_student
+from benchmarks.students import StudentOptions, load_student, score_crops, train_student
 from fasedge import metrics
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array
@@ -47,11 +47,14 @@ class Scorer:
 
 
 def load_scorer(path: Path) -> Scorer:
-    """Load a checkpoint of any kind: method, student, rounded student.
+    """Load a checkpoint of any kind: method, student, rounded student, student of an experiment.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of no kind that is known.
     """
+    if found := load_student(path) if path.is_file() else None:
+        student, options = found
+        return Scorer(options.scoring_spec(), lambda crops: score_crops(student, crops), _digest(path))
     from quantize.distill import load_task
 
     task, config = load_task(path)
@@ -65,7 +68,11 @@ def load_scorer(path: Path) -> Scorer:
             ]
         return np.asarray(np.concatenate(parts), np.float64)
 
-    return Scorer(config.input.spec(), score, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Scorer(config.input.spec(), score, _digest(path))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 class OperatorResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,9 +1,9 @@
-"""How fast samples are simulated, and which operators take the time.
+"""How fast samples are simulated, by species, and which operators take the time.
 
 The whole chain is timed, from parameters to stored pictures, as ``training.data.samples.make_set`` runs it: some worker
-processes of one thread each. Beside the rate stand two figures that do not depend on the machine nor on what else runs
-on it: the time of a sample in *passes* (a pass multiplies one float32 picture by a number, measured in turn with the
-samples), and each operator's share of the time.
+processes of one thread each, which count their processor time beside the clock. The clock says how long one waits on
+this machine as busy as it is; processor time says what a core does for itself. One figure depends less on the machine:
+the time of a sample in *passes* (a pass multiplies one float32 picture by a number, measured in turn with the samples).
 
     python -m benchmarks.simulator_speed --picture-px 192 --picture-px 224 --workers 1 --workers 2
 """
@@ -17,8 +17,8 @@ import multiprocessing
 import pkgutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, cast
 
+import cv2
 import torch
 import typer
 from rich.console import Console
@@ -33,7 +34,9 @@ from rich.table import Table
 
 import training.data.simulate as package
 from training.data.manifest import Split, data_folder, read_manifest
-from training.data.simulate import Simulator
+from training.data.simulate import BONA_FIDE, Simulator
+from training.data.simulate.draws import Draws
+from training.data.simulate.mesh import build_meshes
 from training.data.simulate.scene import TILE_PX, build_tiles, read_backgrounds
 from training.data.simulate.simulator import PICTURE_PX, SENSORS_PX
 
@@ -58,14 +61,14 @@ class Setup:
         pictures = read_manifest(self.data, [self.split])
         tiles = build_tiles(pictures, self.cache / f"tiles_{self.split}_{tile_px}.npy", tile_px=tile_px)
         sensors = {str(even(int(px) * scale)): share for px, share in SENSORS_PX.items()}
-        rooms = read_backgrounds(self.data)
         return Simulator(
             pictures,
             tiles,
-            rooms,
+            read_backgrounds(self.data),
             seed=self.seed,
             picture_px=self.picture_px,
             sensors_px=sensors,
+            meshes=build_meshes(self.data, pictures, self.cache / f"meshes_{self.split}"),
             device=self.device,
         )
 
@@ -91,62 +94,104 @@ def pass_seconds(picture_px: int) -> float:
     return (time.process_time() - start) / 2000
 
 
+@dataclass(slots=True)
+class Cost:
+    """What samples took.
+
+    Attributes:
+        n: Samples by species.
+        processor_s: Processor seconds by species.
+        clock_s: Seconds by the clock.
+        pass_s: Processor seconds of a pass, each measured beside a batch.
+    """
+
+    n: Counter[str] = field(default_factory=Counter)
+    processor_s: Counter[str] = field(default_factory=Counter)
+    clock_s: float = 0.0
+    pass_s: list[float] = field(default_factory=list)
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.n + other.n,
+            self.processor_s + other.processor_s,
+            self.clock_s + other.clock_s,
+            self.pass_s + other.pass_s,
+        )
+
+
+def by_species(draws: Sequence[Draws]) -> dict[str, list[Draws]]:
+    """Parameters of samples, grouped as the simulator groups them."""
+    found: dict[str, list[Draws]] = defaultdict(list)
+    for d in draws:
+        found[BONA_FIDE if d.values["bona_fide"] else str(d.values["species"])].append(d)
+    return dict(sorted(found.items()))
+
+
 _WORKER: dict[str, Simulator] = {}
 
 
 def _start(setup: Setup) -> None:
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     _WORKER["simulator"] = setup.simulator()
     _WORKER["simulator"].samples(range(_BATCH))
     synchronise(setup.device)
 
 
-def _make(first: int) -> tuple[float, float]:
-    """Processor seconds per sample of one batch, and of a pass beside it."""
-    picture_px = _WORKER["simulator"].samples([first])[0].picture.shape[0]
-    start = time.process_time()
-    _WORKER["simulator"].samples(range(first, first + _BATCH))
-    return (time.process_time() - start) / _BATCH, pass_seconds(picture_px)
+def _make(first: int, setup: Setup) -> Cost:
+    """What the samples of one batch took, species by species; drawing their parameters counts as well."""
+    simulator, cost = _WORKER["simulator"], Cost()
+    clock, start = time.perf_counter(), time.process_time()
+    draws = [simulator.draw(i) for i in range(first, first + _BATCH)]
+    drawing = (time.process_time() - start) / _BATCH
+    for species, some in by_species(draws).items():
+        start = time.process_time()
+        simulator.render(some)
+        synchronise(setup.device)
+        cost.processor_s[species] += time.process_time() - start + drawing * len(some)
+        cost.n[species] += len(some)
+    cost.clock_s = time.perf_counter() - clock
+    cost.pass_s.append(pass_seconds(setup.picture_px))
+    return cost
 
 
-def rate(setup: Setup, workers: int, n: int) -> tuple[float, float, float]:
-    """Samples per second by the clock, per second of all processors that work, and passes per sample."""
+def cost_of(setup: Setup, workers: int, n: int) -> Cost:
+    """What samples take that this many workers make at the same time; each worker counts its own seconds."""
     batches = max(workers, n // _BATCH // workers * workers)
     with ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(setup,)
     ) as pool:
-        list(pool.map(_make, [0] * workers))
-        start = time.perf_counter()
-        found = list(pool.map(_make, [(i + 1) * _BATCH for i in range(batches)]))
-        wall = time.perf_counter() - start
-    samples, passes = (sum(part) / batches for part in zip(*found, strict=True))
-    # The passes and the lone sample of each batch are no part of the rate.
-    shared = samples * _BATCH / (samples * (_BATCH + 1) + passes * 2000)
-    return batches * _BATCH / (wall * shared), workers / samples, samples / passes
+        # The first round is not counted: while one worker starts, the others would have the machine to themselves.
+        list(pool.map(_make, [0] * workers, [setup] * workers))
+        found = list(pool.map(_make, [(i + 1) * _BATCH for i in range(batches)], [setup] * batches))
+    return sum(found, Cost())
 
 
 @dataclass(slots=True)
 class Stopwatch:
-    """Seconds spent in each operator itself, without the operators that it calls."""
+    """Seconds spent in each operator itself, without the operators that it calls: processor time on the CPU."""
 
     device: str
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _inner: list[float] = field(default_factory=lambda: [0.0])
 
+    def now(self) -> float:
+        """Seconds so far."""
+        synchronise(self.device)
+        return time.process_time() if self.device == "cpu" else time.perf_counter()
+
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with a clock round it."""
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            synchronise(self.device)
-            start = time.perf_counter()
+            start = self.now()
             self._inner.append(0.0)
             try:
                 return function(*args, **kwargs)
             finally:
-                synchronise(self.device)
-                whole = time.perf_counter() - start
+                whole = self.now() - start
                 self.seconds[name] += whole - self._inner.pop()
                 self._inner[-1] += whole
                 self.calls[name] += 1
@@ -183,15 +228,16 @@ def clocked(watch: Stopwatch) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def shares(setup: Setup, n: int) -> Stopwatch:
-    """Time every operator in this process, on one thread."""
+def shares(setup: Setup, n: int, species: str | None) -> Stopwatch:
+    """Time every operator in this process, on one thread; for one species or for all."""
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     simulator = setup.simulator()
     simulator.samples(range(_BATCH))
+    draws = [simulator.draw(i) for i in range(_BATCH, _BATCH + n)]
     watch = Stopwatch(setup.device)
     with clocked(watch):
-        for first in range(_BATCH, _BATCH + max(n, _BATCH), _BATCH):
-            simulator.samples(range(first, first + _BATCH))
+        simulator.render(draws if species is None else by_species(draws).get(species, []))
     return watch
 
 
@@ -203,23 +249,39 @@ def main(
     workers: Annotated[list[int] | None, typer.Option(help="Worker processes; default: 1 and 2.")] = None,
     device: Annotated[str, typer.Option(help="Where tensors live: cpu, cuda, cuda:1 …")] = "cpu",
     n: Annotated[int, typer.Option("-n", help="Samples per figure.")] = 512,
-    rows: Annotated[int, typer.Option(help="Operators to list; the others are summed up.")] = 30,
-    cache: Annotated[Path | None, typer.Option(help="Folder for tiles; default: a temporary one.")] = None,
+    rows: Annotated[int, typer.Option(help="Operators to list, 0 for none; the others are summed up.")] = 30,
+    species: Annotated[str | None, typer.Option(help="List the operators of this species only.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for tiles and meshes; default: a temporary one.")] = None,
 ) -> None:
-    """Print samples per second and a table of the operators' shares."""
+    """Print samples per second, all and by species, and a table of the operators' shares."""
     console = Console(width=120)
     with tempfile.TemporaryDirectory() as temporary:
         folder, source = cache or Path(temporary), data_folder(data)
-        table = Table("picture px", "workers", "samples/s", "samples/s of processor time", "passes/sample")
+        table = Table(
+            "picture px", "workers", "species", "n", "ms of a core", "samples/s per core", "samples/s, all cores"
+        )
         for px in picture_px or [192, 224]:
             setup = Setup(source, folder, cast(Split, split), px, device)
-            setup.simulator()  # tiles are cut once, not by each worker
+            setup.simulator()  # tiles and meshes are made once, not by each worker
             for count in workers or [1, 2]:
-                by_clock, by_processor, passes = rate(setup, count, n)
-                table.add_row(str(px), str(count), f"{by_clock:.1f}", f"{by_processor:.1f}", f"{passes:.0f}")
-            watch = shares(setup, n // 4)
-            _print_shares(console, px, watch, rows)
+                _add_rows(table, setup, count, cost_of(setup, count, n))
+            if rows:
+                _print_shares(console, px, shares(setup, n // 4, species), rows)
         console.print(table)
+
+
+def _add_rows(table: Table, setup: Setup, workers: int, cost: Cost) -> None:
+    for species, n in sorted(cost.n.items()):
+        seconds = cost.processor_s[species] / n
+        table.add_row("", "", species, str(n), f"{1000 * seconds:.1f}", f"{1 / seconds:.1f}", "")
+    whole, n = cost.processor_s.total(), cost.n.total()
+    passes = whole / n / (sum(cost.pass_s) / len(cost.pass_s))
+    figures = (f"{1000 * whole / n:.1f}", f"{n / whole:.1f}", f"{workers * n / whole:.1f}")
+    table.add_row(str(setup.picture_px), str(workers), "all", str(n), *figures, style="bold")
+    table.add_row(
+        "", "", f"by the clock {workers * n / cost.clock_s:.1f} samples/s; {passes:.0f} passes", "", "", "", ""
+    )
+    table.add_section()
 
 
 def _print_shares(console: Console, picture_px: int, watch: Stopwatch, rows: int) -> None:

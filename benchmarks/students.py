@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -29,7 +32,7 @@ from training.backbones import TRUNKS
 from training.config import AugmentConfig, OptimiserConfig
 from training.data.augment import augment
 from training.data.samples import CropJitter
-from training.errors import ConfigError, DataError, DivergedError
+from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.inputs import BrightnessNorm, GraphInput
 from training.loop import Averaged, learning_rate
 from training.precision import Precision, reduced
@@ -286,6 +289,35 @@ def crop_logits(module: nn.Module, crops: UInt8Array, *, batch: int = 128) -> ND
             out.append(module(part).double().cpu().numpy())
     module.train(was_training)
     return np.asarray(np.concatenate(out), np.float64)
+
+
+_HEADER = "fasedge-experiment"
+
+
+def save_student(module: nn.Module, path: Path, options: StudentOptions) -> None:
+    """Write a student and its options as one safetensors file; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    save_file(state, path, metadata={_HEADER: msgspec.json.encode(options).decode()})
+
+
+def load_student(path: Path) -> tuple[nn.Module, StudentOptions] | None:
+    """Read what :func:`save_student` wrote; nothing if the file is of another kind.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            if header is None:
+                return None
+            options = msgspec.json.decode(header, type=StudentOptions)
+            student = Student(pretrained=False, brightness=options.brightness, dropout=options.dropout)
+            student.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
+    except (OSError, SafetensorError, msgspec.MsgspecError, RuntimeError) as error:
+        raise CheckpointError(f"{path} cannot be read as a student of an experiment ({error})") from error
+    return student.eval(), options
 
 
 def _chosen(

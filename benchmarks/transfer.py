@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from safetensors.torch import save_model
 
-from benchmarks.students import StudentOptions, crop_logits, train_student
+from benchmarks.students import StudentOptions, crop_logits, save_student, train_student
 from fasedge import metrics
 from fasedge.errors import SourceError
 from fasedge.geometry import box_from_xywh
@@ -208,8 +207,7 @@ def run(
         student = train_student(samples, options=o)
         seconds = time.perf_counter() - start
         if keep:
-            keep.mkdir(parents=True, exist_ok=True)
-            save_model(student, str(keep / f"{name.replace(' ', '_')}_{seed}.safetensors"))
+            save_student(student, keep / f"{name.replace(' ', '_')}_{seed}.safetensors", o)
         logits = crop_logits(student, simulated.crops(range(len(simulated)), o.scoring_spec()))
         found: list[RealResult] = []
         for scale in scales if real and captures else []:

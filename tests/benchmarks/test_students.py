@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.students import StudentOptions, crop_logits, cut, score_crops, train_student
+from benchmarks.students import (
+    Student,
+    StudentOptions,
+    crop_logits,
+    cut,
+    load_student,
+    save_student,
+    score_crops,
+    train_student,
+)
 from fasedge.preprocess import InputSpec
 from fasedge.types import UInt8Array
 from training.config import AugmentConfig
 from training.data.samples import CropJitter
-from training.errors import ConfigError, DataError
+from training.errors import CheckpointError, ConfigError, DataError
 
 TINY = StudentOptions(
     n=0, size_px=32, batch=8, warmup_steps=2, pretrained=False, precision="float32", average=0.5, epochs=6,
@@ -162,3 +173,21 @@ def test_samples_that_cannot_teach_are_refused() -> None:
         train_student(source, indices=[*range(16), 32], options=TINY)
     with pytest.raises(DataError, match="uint8"):
         score_crops(nn.Flatten(), np.zeros((1, 3, 32, 32), np.float32))  # type: ignore[arg-type]
+
+
+def test_a_student_that_is_kept_scores_as_before_and_other_files_are_none(tmp_path: Path) -> None:
+    options = StudentOptions(seed=4, brightness=False, pretrained=False, size_px=32)
+    torch.manual_seed(4)
+    student = Student(pretrained=False, brightness=False)
+    crops = np.random.default_rng(4).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    path = tmp_path / "new" / "student.safetensors"
+    save_student(student, path, options)
+    found = load_student(path)
+    assert found is not None
+    assert found[1] == options
+    np.testing.assert_array_equal(score_crops(found[0], crops), score_crops(student, crops))
+    save_file({"x": torch.zeros(1)}, path)
+    assert load_student(path) is None
+    path.write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_student(path)

@@ -29,13 +29,15 @@ def draw_camera(d: Draws) -> None:
     # A face is exposed from almost lost in the dark to its highlights clipped: metering looks at more than the face.
     d.loguniform("exposure_target", 0.04, 0.42)
     d.uniform("awb_strength", 0.0, 0.35)
-    d.uniform("awb_red", 0.82, 1.18)
-    d.uniform("awb_blue", 0.82, 1.18)
+    d.loguniform("awb_red", 0.76, 1.3)
+    d.loguniform("awb_blue", 0.76, 1.3)
     # Light of the surroundings, relative to the face's: a window behind someone, or a dark room.
     d.loguniform("surrounding_light", 0.4, 5.0)
     d.sometimes("flare", profile.flare[0], 0.0, profile.flare[1])
     d.uniform("flare_angle", -math.pi, math.pi)
     d.uniform("flare_slope", 0.0, 0.8)
+    d.loguniform("flare_red", 0.8, 1.25)
+    d.loguniform("flare_blue", 0.8, 1.25)
     d.uniform("vignette", 0.0, 0.3)
     d.sometimes("aberration", 0.4, -0.006, 0.006)
     d.uniform("lens_blur", *profile.lens_blur)
@@ -108,7 +110,8 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     angle = column(draws, "flare_angle")
     across = points[..., 0] * torch.cos(angle) + points[..., 1] * torch.sin(angle)
     stray = column(draws, "flare") * column(draws, "surrounding_light", 1.0)
-    veil = stray * (1 + column(draws, "flare_slope") * across)
+    tint = colour.gains(column(draws, "flare_red", 1.0), column(draws, "flare_blue", 1.0))
+    veil = stray * (1 + column(draws, "flare_slope") * across) * tint
     # The exposure loop sees the veil too, and takes part of it back.
     return (exposed + veil * target) / (1 + 0.7 * stray)
 

@@ -101,6 +101,8 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         clip_norm: Largest norm of the gradient.
         brightness: Normalise each crop's brightness inside the network.
         pretrained: Start from ImageNet weights.
+        cells: Each cell of the last feature map has a logit of its own to learn the label, as in pixel-wise
+            supervision; the score is their mean. Otherwise one logit of the mean feature.
         precision: Of the convolutions.
         seed: Of everything that is random.
         augment: Augmentation; its ``shift`` and ``zoom`` are errors of the face box.
@@ -121,6 +123,7 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     clip_norm: float = 5.0
     brightness: bool = True
     pretrained: bool = True
+    cells: bool = False
     precision: Precision = "bfloat16"
     seed: int = 1
     augment: AugmentConfig = STUDENT_AUGMENT
@@ -156,6 +159,15 @@ class Student(nn.Module):
         features = self.trunk(self.input(rgb)).float().mean((2, 3))
         logits: Tensor = self.last(self.dropout(features))
         return logits.flatten()
+
+    def cells(self, rgb: Tensor) -> Tensor:
+        """Logits (N, cells) of each cell of the last feature map; their mean is the logit of :meth:`forward`.
+
+        Source: George and Marcel, Deep Pixel-wise Binary Supervision, ICB 2019 (supervision of each cell).
+        """
+        features = self.trunk(self.input(rgb)).float().flatten(2).transpose(1, 2)
+        logits: Tensor = self.last(self.dropout(features))
+        return logits.squeeze(2)
 
 
 def train_student(
@@ -231,8 +243,9 @@ def _fit(  # noqa: PLR0917 - the parts of a run, in their order
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(schedule, step, total)
         with reduced(options.precision, device):
-            logits = student(rgb)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), targets)
+            logits = student.cells(rgb) if options.cells else student(rgb)
+        wanted = targets[:, None].expand_as(logits) if options.cells else targets
+        loss = F.binary_cross_entropy_with_logits(logits.float(), wanted)
         if not bool(torch.isfinite(loss)):
             raise DivergedError(f"the loss is {float(loss.detach())} at step {step}; lower learning_rate")
         optimiser.zero_grad()

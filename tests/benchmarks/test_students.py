@@ -191,3 +191,13 @@ def test_a_student_that_is_kept_scores_as_before_and_other_files_are_none(tmp_pa
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_student(path)
+
+
+def test_the_score_is_the_mean_of_the_cells() -> None:
+    torch.manual_seed(5)
+    student = Student(pretrained=False).eval()
+    rgb = torch.from_numpy(np.random.default_rng(5).integers(0, 256, (2, 64, 64, 3), np.uint8))
+    with torch.inference_mode():
+        cells = student.cells(rgb)
+        assert cells.shape == (2, 16)
+        np.testing.assert_allclose(cells.mean(1).numpy(), student(rgb).numpy(), rtol=1e-4, atol=1e-5)

@@ -166,7 +166,7 @@ def test_a_folder_that_is_a_file_is_an_error(face_pack: Path, tmp_path: Path) ->
         ("table.jsonl", b"{}\n", "not a complete sample set"),
         ("pictures.npy", b"", "not a complete sample set"),
         ("pictures.npy", b"\x93NUMPY\x01", "not a complete sample set"),
-        ("set.json", b'{"split": "dev", "seed": 5, "n": 10, "version": 3}', "version 3"),
+        ("set.json", b'{"split": "dev", "seed": 5, "n": 10, "version": 4}', "version 4"),
     ],
 )
 def test_a_damaged_set_is_refused(whole: Path, tmp_path: Path, name: str, content: bytes, message: str) -> None:

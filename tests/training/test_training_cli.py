@@ -118,7 +118,7 @@ def one_class(sets: Path, folder: Path) -> Path:
     import msgspec
 
     (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    (folder / "set.json").write_text('{"split": "dev", "seed": 0, "n": 3, "version": 2}')
+    (folder / "set.json").write_text('{"split": "dev", "seed": 0, "n": 3, "version": 3}')
     np.save(folder / "pictures.npy", np.full((3, 48, 48, 3), 99, np.uint8))
     assert len(SampleSet.load(folder)) == 3
     return folder

@@ -50,4 +50,4 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     depth: bool = False
     format: str = "npy"
-    version: int = 2
+    version: int = 3

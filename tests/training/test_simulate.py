@@ -69,8 +69,8 @@ REPLAY = {
     "display_band_period": (0.15, 1.5), "display_band_phase": (0, 6.2832),
 }  # fmt: skip
 PRINT = {
-    "print_floor": (0.003, 0.09), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
-    "print_gamma": (0.9, 1.5), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
+    "print_floor": (0.003, 0.06), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
+    "print_gamma": (1, 1.8), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
     "print_grey": (0, 1), "print_red": (0.92, 1.15), "print_blue": (0.85, 1.12), "paper_noise": (0.003, 0.04),
     "print_banding": (0, 0.08), "print_band_period": (0.02, 0.2), "bend": (-0.9, 0.9), "bend_angle": (-0.5, 0.5),
     "crease": (-0.25, 0.25), "crease_place": (-0.9, 0.9),

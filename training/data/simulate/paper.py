@@ -19,7 +19,7 @@ PRINTS = {
     "laser": ((0.008, 0.04), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
     "inkjet": ((0.01, 0.05), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
     "photo_paper": ((0.003, 0.03), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
-    "newsprint": ((0.03, 0.09), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
+    "newsprint": ((0.02, 0.06), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
 #: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
 SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
@@ -40,7 +40,7 @@ def draw_ink(d: Draws, subtype: str) -> None:
     d.uniform("print_floor", *floor)
     d.uniform("print_white", *white)
     d.uniform("print_saturation", *saturation)
-    d.uniform("print_gamma", 0.9, 1.5)
+    d.uniform("print_gamma", 1.0, 1.8)
     d.loguniform("print_lines", *lines)
     d.uniform("print_screen", 0.2, 0.9)
     d.uniform("print_phase", 0, 2 * math.pi)
@@ -57,12 +57,12 @@ def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
 
     Gamut map: desaturation, tone, an ink floor and a paper white below 1; grey prints sometimes.
     """
-    linear = colour.to_linear(srgb).clamp_min(1e-5) ** column(draws, "print_gamma", 1.0)
+    linear = colour.power(colour.to_linear(srgb).clamp_min_(1e-5), column(draws, "print_gamma", 1.0))
     grey = column(draws, "print_grey")
-    linear = colour.saturate(linear, column(draws, "print_saturation", 1.0) * (1 - grey)).clamp(0, 1)
+    linear = colour.saturate(linear, column(draws, "print_saturation", 1.0) * (1 - grey)).clamp_(0, 1)
     floor, white = column(draws, "print_floor"), column(draws, "print_white", 1.0)
     tint = colour.gains(column(draws, "print_red", 1.0), column(draws, "print_blue", 1.0))
-    return (floor + (white - floor) * linear) * tint
+    return linear.mul_((white - floor) * tint).add_(floor * tint)
 
 
 def screen(plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Tensor:
@@ -83,9 +83,9 @@ def screen(plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], sensor: S
     angles = torch.tensor(SCREEN_ANGLES_DEG).deg2rad().view(1, 3, 1, 1)
     u = (x * torch.cos(angles) + y * torch.sin(angles)) * lines
     v = (-x * torch.sin(angles) + y * torch.cos(angles)) * lines
-    dots = aliased(u, phase, sensor) + aliased(v, phase, sensor)
-    depth = column(draws, "print_screen") * (1 - reflectance.clamp(0, 1))
-    return (1 + depth * dots).clamp_min(0)
+    dots = aliased(u, phase, sensor).add_(aliased(v, phase, sensor))
+    depth = (1 - reflectance.clamp(0, 1)).mul_(column(draws, "print_screen"))
+    return dots.mul_(depth).add_(1).clamp_min_(0)
 
 
 def fibres(draws: Sequence[Draws], size: int) -> Tensor:

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasedge.types import UInt8Array
+from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import FacePicture
 from training.data.simulate import (
     camera,
     capture,
     colour,
     compose,
+    depth,
     display,
     light,
     mask,
@@ -26,6 +27,7 @@ from training.data.simulate import (
     overlay,
     paper,
     partial,
+    wearing,
 )
 from training.data.simulate.casting import WORN, Cast
 from training.data.simulate.draws import Draws, Value, column
@@ -60,6 +62,8 @@ class Sample:
         subtype: Kind of medium, or ``bona_fide``.
         source: Number of the face picture in the simulator's list.
         params: Everything that was drawn.
+        depth_mm: uint16 (P, P), what a depth camera measures at each place of the picture, millimetres, 0 where
+            nothing returns; ``None`` where depth is not simulated.
     """
 
     picture: UInt8Array
@@ -69,6 +73,7 @@ class Sample:
     subtype: str
     source: int
     params: dict[str, Value]
+    depth_mm: UInt16Array | None = None
 
 
 class Simulator:
@@ -85,6 +90,7 @@ class Simulator:
         sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn.
         meshes: Meshes of the pictures, see :func:`training.data.simulate.mesh.build_meshes`. Without, and where no two
             people have one, no masks and no partial attacks are drawn.
+        depth: Simulate a depth camera too; the pictures are the same with and without.
         device: Where pictures are worked out; random numbers and JPEG stay on the CPU, so that pictures are the same
             but for rounding.
 
@@ -103,6 +109,7 @@ class Simulator:
         picture_px: int = PICTURE_PX,
         sensors_px: Mapping[str, float] = SENSORS_PX,
         meshes: FaceMeshes | None = None,
+        depth: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if not pictures or len(pictures) != len(tiles) or not len(backgrounds):
@@ -122,6 +129,7 @@ class Simulator:
         self._picture_px = picture_px
         self._sensors_px = dict(sensors_px)
         self._meshes = meshes
+        self._depth = depth
         self._device = torch.device(device)
         self._cast = Cast(pictures, meshes)
 
@@ -147,6 +155,10 @@ class Simulator:
             (mask.draw_mask if species == "mask" else partial.draw_partial)(d, subtype)
         else:
             self._draw_attack(d, species)
+        if self._depth:
+            measured = self.more_draws(index, depth.PURPOSE)
+            depth.draw_depth(measured, d.values)
+            d.values |= measured.values
         return d
 
     @staticmethod
@@ -164,7 +176,7 @@ class Simulator:
         else:
             compose.draw_surroundings(d, subtype, (0.0, 0.35))
             paper.draw_paper(d, subtype)
-            light.draw_glare(d, 0.45 if subtype == "photo_paper" else 0.1, 0.25)
+            light.draw_glare(d, 0.35 if subtype == "photo_paper" else 0.08, 0.25)
 
     def samples(self, indices: Sequence[int]) -> list[Sample]:
         """Make samples by their numbers.
@@ -225,16 +237,16 @@ class Simulator:
         matrices = compose.view_matrices(draws)
         plane = moment.moved(apply(matrices, grid(sensor_px, sensor_px)), draws)
         px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
-        present = {
-            BONA_FIDE: self._bona_fide,
-            "replay": self._replay,
-            "print": self._print,
-            "mask": self._worn,
-            "partial": self._worn,
-        }[species]
-        radiance, pattern = present(tiles, plane, px, draws)
+        worn = self._wear(tiles, draws) if species in WORN else None
+        pattern: Tensor | None
+        if worn is not None:
+            radiance, pattern = self._worn(worn, plane, px, draws)
+        else:
+            present = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species]
+            radiance, pattern = present(tiles, plane, px, draws)
         moment.enter_camera(draws)
         pictures = camera.capture(radiance, draws, self._picture_px, pattern)
+        maps = self._measure(species, worn, draws) if self._depth else [None] * len(draws)
         # What is left is small and made of parts of single samples.
         with torch.device("cpu"):
             pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
@@ -248,9 +260,15 @@ class Simulator:
                 subtype=str(d.values.get("subtype", BONA_FIDE)),
                 source=chosen[i],
                 params=d.values,
+                depth_mm=maps[i],
             )
             for i, d in enumerate(draws)
         ]
+
+    def _measure(self, species: str, worn: wearing.Worn | None, draws: list[Draws]) -> list[UInt16Array]:
+        mesh = None if self._meshes is None else self._meshes[[int(d.values["picture"]) for d in draws]]
+        found = depth.depth_maps(draws, mesh, worn, self._picture_px, flat=species in depth.FLAT)
+        return list(found.numpy().astype(np.uint16))
 
     def _room(self, draws: Sequence[Draws], size: int) -> Tensor:
         pictures = to_tensor(np.stack([self._backgrounds[int(d.values["background"])] for d in draws]))
@@ -277,13 +295,15 @@ class Simulator:
             seen[framed] = compose.frame(seen[framed], plane[framed], some, px[framed], shown)
         return seen * light.room_light(draws, plane.shape[1])
 
-    def _worn(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
+    def _wear(self, tiles: Tensor, draws: list[Draws]) -> wearing.Worn:
         if self._meshes is None:
             raise DataError("masks and partial attacks need meshes; make the simulator with meshes")
         numbers = [int(d.values["picture"]) for d in draws]
         victims = [int(d.values.get("victim", d.values["picture"])) for d in draws]
         shown = to_tensor(np.stack([self._tiles[i] for i in victims]))
-        worn = mask.wear(tiles, shown, self._meshes[numbers], self._meshes[victims], draws)
+        return mask.wear(tiles, shown, self._meshes[numbers], self._meshes[victims], draws)
+
+    def _worn(self, worn: wearing.Worn, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
         seen = self._living(worn.light, plane, px, draws)
         pattern = torch.ones_like(seen)
         printed = worn.paper.amax((1, 2, 3)).nonzero().flatten()

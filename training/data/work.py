@@ -65,14 +65,12 @@ def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: b
     """A simulator over one split of the face pack; tiles and meshes are cached under ``cache``.
 
     Raises:
-        DataError: The pack or one of its pictures cannot be read, or ``depth`` is asked of a simulator without one.
+        DataError: The pack or one of its pictures cannot be read.
     """
     pictures = read_manifest(data, [split])
     tiles = build_tiles(pictures, cache / f"tiles_{split}.npy")
-    if depth:
-        raise DataError("this simulator has no depth camera yet; leave depth out")
     meshes = build_meshes(data, pictures, cache / f"meshes_{split}")
-    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed, meshes=meshes)
+    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed, meshes=meshes, depth=depth)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,8 +104,7 @@ def make_block(simulator: Simulator, indices: Sequence[int], *, depth: bool = Fa
 
 def depth_of(sample: Sample) -> UInt16Array | None:
     """The sample's depth map, uint16 (P, P) in millimetres, or ``None`` where depth is not simulated."""
-    depth: UInt16Array | None = getattr(sample, "depth_mm", None)
-    return depth
+    return sample.depth_mm
 
 
 def row_of(simulator: Simulator, index: int, sample: Sample) -> SampleRow:

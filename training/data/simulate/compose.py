@@ -149,6 +149,28 @@ def room(backgrounds: Tensor, draws: Sequence[Draws], size: int) -> Tensor:
     return seen / mean * 0.35 * column(draws, "room_level", 1.0)
 
 
+def _sides(draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
+    return column(draws, "edge_width", 3.0) * FACE_HALF, column(draws, "edge_height", 3.0) * FACE_HALF
+
+
+def _centre(draws: Sequence[Draws]) -> Tensor:
+    return torch.cat([column(draws, "edge_x").view(-1, 1), column(draws, "edge_y").view(-1, 1)], 1) * FACE_HALF
+
+
+def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the medium's content is, where the medium with its rim, where a finger over it; (B, 1, H, W) each.
+
+    Args:
+        plane: (B, H, W, 2), canvas positions in tile units, bent as the medium is.
+        draws: The samples' parameters.
+        px: Canvas pixels per tile unit, (B, 1, 1, 1).
+    """
+    (half_w, half_h), centre, rim = _sides(draws), _centre(draws), column(draws, "rim") * FACE_HALF
+    inside = coverage(plane, half_w, half_h, centre, px)
+    body = coverage(plane, half_w + rim, half_h + rim, centre, px)
+    return inside, body, _finger(plane, (half_w + rim, half_h + rim), centre, draws, px)
+
+
 def surround(
     content: Tensor, plane: Tensor, *, behind: Tensor, rim_colour: Tensor, draws: Sequence[Draws], px: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -165,18 +187,14 @@ def surround(
     Returns:
         The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
-    half_w, half_h = column(draws, "edge_width", 3.0) * FACE_HALF, column(draws, "edge_height", 3.0) * FACE_HALF
-    centre = torch.cat([column(draws, "edge_x").view(-1, 1), column(draws, "edge_y").view(-1, 1)], 1) * FACE_HALF
-    rim = column(draws, "rim") * FACE_HALF
+    half_h, centre = _sides(draws)[1], _centre(draws)
     bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
     below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
     bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
     content = content * (1 - 0.8 * bar)
-    inside = coverage(plane, half_w, half_h, centre, px)
-    body = coverage(plane, half_w + rim, half_h + rim, centre, px)
+    inside, body, finger = outline(plane, draws, px)
     out = behind * (1 - body) + rim_colour * body
     out = out * (1 - inside) + content * inside
-    finger = _finger(plane, (half_w + rim, half_h + rim), centre, draws, px)
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
     return out * (1 - finger) + skin * finger, inside * (1 - finger)

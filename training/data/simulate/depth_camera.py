@@ -48,13 +48,13 @@ _JUMP_M = 0.03
 def draw_depth_camera(d: Draws) -> None:
     """Parameters of a depth camera; ``d`` must not be the generator that the colour picture uses.
 
-    Noise at 0.5 m 0.5-2 mm by profile; least return that is measured 0.04-0.15; misalignment with the colour picture
-    ±2 px; a third of drivers fill holes (assumption).
+    Noise at 0.5 m 0.5-2 mm by profile; least return that is measured 0.01-0.15 of a white thing's in the middle of the
+    view; misalignment with the colour picture ±2 px; a third of drivers fill holes (assumption).
     """
     name = d.choice("depth_profile", list(PROFILES), [p.share for p in PROFILES.values()])
     d.uniform("depth_noise", *PROFILES[name].noise_m)
     d.uniform("depth_flying", 0.0, PROFILES[name].flying)
-    d.uniform("depth_least_return", 0.04, 0.15)
+    d.loguniform("depth_least_return", 0.01, 0.15)
     d.uniform("depth_mirror_lost", 0.2, 1.0)
     d.uniform("depth_shift_x", -2.0, 2.0)
     d.uniform("depth_shift_y", -2.0, 2.0)
@@ -88,7 +88,9 @@ def measure(surface: Surface, draws: Sequence[Draws]) -> Tensor:
     depth = true + (far - near) * chance[:, :1] * edge * (chance[:, 1:] < column(draws, "depth_flying"))
     sigma = column(draws, "depth_noise") * (true / 0.5) ** 2 * (1 + 2 * edge)
     depth = _quantised((depth + sigma * noise[:, :1]).clamp_min(0.05), draws)
-    lost = reflectivity / (true / 0.5) ** 2 < column(draws, "depth_least_return")
+    # Exposure follows what stands in the middle: light falls with the square of the distance beyond it.
+    middle = true[..., size[0] // 2 : size[0] // 2 + 1, size[1] // 2 : size[1] // 2 + 1]
+    lost = reflectivity * (middle / true).clamp_max(1) ** 2 < column(draws, "depth_least_return")
     lost |= mirror * column(draws, "depth_mirror_lost") > chance[:, 1:]
     millimetres = (depth * 1000).round().clamp(1, 65535) * ~(lost | _shadow(true, draws))
     filled = column(draws, "depth_filled") > 0

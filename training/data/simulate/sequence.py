@@ -269,7 +269,7 @@ def _clip(
     samples: Sequence[Sample], still: Draws, tracks: dict[str, FloatArray], times: Times, draws: Sequence[Draws]
 ) -> Clip:
     first = samples[0]
-    maps = [m for s in samples if (m := getattr(s, "depth_mm", None)) is not None]
+    maps = [m for s in samples if (m := s.depth_mm) is not None]
     boxes = np.array([s.box_xyxy for s in samples], np.float32)
     boxes += np.tile(_drift(draws, first.picture.shape[0]), (1, 2))
     return Clip(

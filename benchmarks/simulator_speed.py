@@ -106,14 +106,14 @@ class Cost:
     """
 
     n: Counter[str] = field(default_factory=Counter)
-    processor_s: Counter[str] = field(default_factory=Counter)
+    processor_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     clock_s: float = 0.0
     pass_s: list[float] = field(default_factory=list)
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.n + other.n,
-            self.processor_s + other.processor_s,
+            {name: self.processor_s.get(name, 0.0) + other.processor_s.get(name, 0.0) for name in self.n + other.n},
             self.clock_s + other.clock_s,
             self.pass_s + other.pass_s,
         )
@@ -274,7 +274,7 @@ def _add_rows(table: Table, setup: Setup, workers: int, cost: Cost) -> None:
     for species, n in sorted(cost.n.items()):
         seconds = cost.processor_s[species] / n
         table.add_row("", "", species, str(n), f"{1000 * seconds:.1f}", f"{1 / seconds:.1f}", "")
-    whole, n = cost.processor_s.total(), cost.n.total()
+    whole, n = sum(cost.processor_s.values()), cost.n.total()
     passes = whole / n / (sum(cost.pass_s) / len(cost.pass_s))
     figures = (f"{1000 * whole / n:.1f}", f"{n / whole:.1f}", f"{workers * n / whole:.1f}")
     table.add_row(str(setup.picture_px), str(workers), "all", str(n), *figures, style="bold")

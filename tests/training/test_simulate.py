@@ -321,6 +321,9 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         steering |= {"edge_close", "edge_place_x", "edge_place_y"}
         # A place and a size that only a button has; the camera of both classes has the others, but nothing fine enough stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
+        # What is not there has no place and no size either.
+        for part in ("glare", "lamp", "flare", "clutter", "controls"):
+            steering |= set() if d.values.get(part) else {name for name in watched if name.startswith(f"{part}_")}
         if d.values["bona_fide"]:
             steering |= {"native_ratio", "native_lens"}
             hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
 from training.data.simulate import colour
-from training.data.simulate.codec import jpeg_once, to_uint8
+from training.data.simulate.codec import ByteArray, jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.moire import Sensor
 from training.data.simulate.moment import held
@@ -93,27 +93,28 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     surroundings veils living people and media alike.
     """
     size = light.shape[-1]
-    middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4]
-    mean = held("colour", middle.mean((2, 3), keepdim=True).clamp_min(1e-4), draws)
+    middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
+    mean = held("colour", middle.clamp_min(1e-4), draws)
     grey_world = (mean.mean(1, keepdim=True) / mean) ** column(draws, "awb_strength")
-    random_gains = colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
-    balanced = light * grey_world * random_gains
-    level = colour.luma(balanced)[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
-    level = held("exposure", level, draws)
+    gains = grey_world * colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
+    # Gains and luma are linear: the luma of the mean is the mean of the luma.
+    level = held("exposure", colour.luma(middle * gains), draws)
     # A camera meters the room as well, and a screen is rarely as bright as the room.
     target = column(draws, "exposure_target", 0.18) * column(draws, "display_metering", 1.0)
-    exposed = balanced * (target / level.clamp_min(1e-4))
     points = grid(size, size)
     radius2 = (points**2).sum(-1).view(1, 1, size, size) / 2
-    exposed = exposed * (1 - column(draws, "vignette") * radius2)
     # Stray light: what the surroundings send into the lens lies over the whole picture, more on the side of its source.
-    angle = column(draws, "flare_angle")
-    across = points[..., 0] * torch.cos(angle) + points[..., 1] * torch.sin(angle)
     stray = column(draws, "flare") * column(draws, "surrounding_light", 1.0)
-    tint = colour.gains(column(draws, "flare_red", 1.0), column(draws, "flare_blue", 1.0))
-    veil = stray * (1 + column(draws, "flare_slope") * across) * tint
     # The exposure loop sees the veil too, and takes part of it back.
-    return (exposed + veil * target) / (1 + 0.7 * stray)
+    share = 1 / (1 + 0.7 * stray)
+    exposed = light * (gains * (target / level.clamp_min(1e-4) * share))
+    exposed.mul_(1 - column(draws, "vignette") * radius2)
+    if bool(stray.any()):
+        angle, slope = column(draws, "flare_angle"), column(draws, "flare_slope")
+        across = points[..., 0] * torch.cos(angle) + points[..., 1] * torch.sin(angle)
+        tint = colour.gains(column(draws, "flare_red", 1.0), column(draws, "flare_blue", 1.0))
+        exposed.addcmul_(1 + slope * across, stray * target * share * tint)
+    return exposed
 
 
 def image(light: Tensor, draws: Sequence[Draws]) -> Tensor:
@@ -207,26 +208,26 @@ def levels(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     over a medium would show as a raised black level, which real cameras hide.
     """
     size = srgb.shape[-1]
-    middle = colour.luma(srgb)[..., size // 4 : -size // 4, size // 4 : -size // 4].flatten(1)[:, ::4]
+    middle = srgb[..., size // 4 : -size // 4, size // 4 : -size // 4].flatten(2)[:, :, None, ::4]
+    middle = colour.luma(middle).flatten(1)
     ranked = middle.sort(1).values
     n = ranked.shape[1]
     low = held("black", ranked[:, n // 100].view(-1, 1, 1, 1), draws) * column(draws, "auto_black")
     high = held("white", ranked[:, n - 1 - n // 100].view(-1, 1, 1, 1), draws)
     mean = held("mean", middle.mean(1).view(-1, 1, 1, 1), draws)
-    stretched = (srgb - low) / (1 - low).clamp_min(0.05)
     # Half of what was taken away comes back as gain: the exposure loop keeps the face about as bright as it was.
     gain = (mean / (mean - low).clamp_min(0.02)) ** 0.5
     room = (1 / high.clamp_min(0.1)).clamp(1, 3) ** column(draws, "auto_white")
-    return (stretched * torch.minimum(gain * room, torch.full_like(gain, 3.0))).clamp(1e-4, 1)
+    slope = torch.clamp_max(gain * room, 3.0) / (1 - low).clamp_min(0.05)
+    return (srgb * slope).sub_(low * slope).clamp_(1e-4, 1)
 
 
-def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> ByteArray:
     """Scale to the stored size and compress: uint8 (B, size, size, 3).
 
     A small face is a picture that was compressed while it was small; it is enlarged again for the network.
     """
-    srgb = shrink(srgb, size)
-    pictures = to_uint8(srgb)
+    pictures = shrink(to_uint8(srgb), size)
     for i, d in enumerate(draws):
         value = d.values
         factor = float(value["small"])
@@ -243,11 +244,12 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> np.ndarray[tuple[
     return pictures
 
 
-def shrink(pictures: Tensor, size: int) -> Tensor:
-    """Scale (B, C, H, W) to ``size`` by averaging over each new pixel's window."""
-    if pictures.shape[-1] == size:
+def shrink(pictures: ByteArray, size: int) -> ByteArray:
+    """Scale uint8 (B, H, W, 3) to ``size`` by averaging over each new pixel's area; enlarging is bilinear."""
+    if pictures.shape[1] == size:
         return pictures
-    return F.interpolate(pictures, (size, size), mode="area")
+    how = cv2.INTER_AREA if size < pictures.shape[1] else cv2.INTER_LINEAR
+    return np.stack([np.asarray(cv2.resize(p, (size, size), interpolation=how), np.uint8) for p in pictures])
 
 
 def capture(

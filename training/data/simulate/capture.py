@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F  # noqa: N812 (the community's name for it)
+import cv2
+import numpy as np
 from torch import Tensor
 
 from training.data.simulate import colour
-from training.data.simulate.codec import jpeg
+from training.data.simulate.codec import ByteArray, from_uint8, jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import blur
 
@@ -29,32 +29,43 @@ def draw_capture(d: Draws) -> None:
 
 def attackers_capture(tiles: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Re-capture tiles as the attacker did: uint8 sRGB in, float32 sRGB (B, 3, H, W) in [0, 1] out."""
-    out = blur(tiles.float() / 255, column(draws, "capture_blur"), 7)
-    gamma = column(draws, "capture_gamma", 1.0)
+    # Whole tiles are large: one at a time stays in a core's cache.
+    at_once = 1 if tiles.device.type == "cpu" else len(draws)
+    parts = [slice(start, start + at_once) for start in range(0, len(draws), at_once)]
+    pictures = np.concatenate([to_uint8(_developed(tiles[part], draws[part])) for part in parts])
+    for i, d in enumerate(draws):
+        pictures[i] = _passed_on(pictures[i], d)
+    return from_uint8(pictures, tiles.device)
+
+
+def _developed(tiles: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """What the attacker's camera makes of the tiles, float32 sRGB (B, 3, H, W)."""
+    out = blur(tiles.float().div_(255), column(draws, "capture_blur"), 7)
     # A straight mix of the picture and its square stands in for a power near 1: same end points, a tenth of the time.
-    out = out + (gamma - 1) * (out * out - out)
-    out = out + column(draws, "capture_contrast") * (out * out * (3 - 2 * out) - out)
+    # x + (g - 1)·(x² - x) = x·(x·(g - 1) + 2 - g).
+    bent = column(draws, "capture_gamma", 1.0) - 1
+    out = out.mul_((out * bent).add_(1 - bent))
+    contrast = column(draws, "capture_contrast")
+    if bool(contrast.any()):
+        # x + c·(x²·(3 - 2x) - x) = x·(1 + c·(x·(3 - 2x) - 1)).
+        out = out.mul_((out * -2).add_(3).mul_(out).sub_(1).mul_(contrast).add_(1))
     strength = column(draws, "capture_sharpen")
-    sharp = (strength.flatten() > 0).nonzero().flatten()
-    if len(sharp):
-        some = out[sharp]
-        out[sharp] = some + strength[sharp] * (some - blur(some, torch.ones_like(strength[sharp]), 7))
-    out = colour.saturate(out, column(draws, "capture_saturation", 1.0))
-    return _passed_on(out, draws)
+    if bool(strength.any()):
+        soft = blur(out, (strength > 0).to(out.dtype), 7)
+        out = out.add_((out - soft).mul_(strength))
+    return colour.saturate(out, column(draws, "capture_saturation", 1.0))
 
 
-def _passed_on(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
-    """Compress, where drawn at a smaller size; float32 sRGB (B, 3, H, W) in and out."""
-    quality, factors = column(draws, "capture_quality"), column(draws, "capture_small").flatten().tolist()
-    out = torch.empty_like(srgb)
-    size = srgb.shape[-1]
-    full = [i for i, factor in enumerate(factors) if factor <= 1]
-    if full:
-        out[full] = jpeg(srgb[full], quality[full])
-    for i, factor in enumerate(factors):
-        if factor > 1:
-            side = max(16, round(size / factor))
-            small = F.interpolate(srgb[i : i + 1], (side, side), mode="area")
-            small = jpeg(small, quality[i : i + 1])
-            out[i : i + 1] = F.interpolate(small, (size, size), mode="bilinear", align_corners=False)
-    return out
+def _passed_on(picture: ByteArray, d: Draws) -> ByteArray:
+    """Compress, where drawn at a smaller size; uint8 (H, W, 3) in and out."""
+    size = picture.shape[0]
+    factor = float(d.values.get("capture_small", 0.0))
+    if factor > 1:
+        side = max(16, round(size / factor))
+        picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    quality = int(d.values.get("capture_quality", 0))
+    if quality > 0:
+        picture = jpeg_once(picture, quality)
+    if factor > 1:
+        picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return picture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def room(backgrounds: Tensor, draws: Sequence[Draws], size: int) -> Tensor:
     seen = sample(backgrounds, apply(matrices, grid(size, size)))
     seen = blur(seen, column(draws, "room_blur"), 13)
     mean = seen.mean((1, 2, 3), keepdim=True).clamp_min(1e-3)
-    return seen / mean * 0.35 * column(draws, "room_level", 1.0)
+    return seen * (0.35 * column(draws, "room_level", 1.0) / mean)
 
 
 def _sides(draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
@@ -188,16 +189,17 @@ def surround(
         The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
     half_h, centre = _sides(draws)[1], _centre(draws)
-    bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
-    below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
-    bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
-    content = content * (1 - 0.8 * bar)
+    if any(d.values.get("controls") for d in draws):
+        bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
+        below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
+        bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
+        content = content * (1 - 0.8 * bar)
     inside, body, finger = outline(plane, draws, px)
     out = behind * (1 - body) + rim_colour * body
     out = out * (1 - inside) + content * inside
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
-    return out * (1 - finger) + skin * finger, inside * (1 - finger)
+    return torch.lerp(out, skin.expand_as(out), finger), inside * (1 - finger)
 
 
 def _finger(plane: Tensor, half: tuple[Tensor, Tensor], centre: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:
@@ -229,6 +231,8 @@ def draw_clutter(d: Draws) -> None:
 
 def clutter(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:
     """Draw one rectangle beside the face, never over it; linear light."""
+    if not any(d.values["clutter"] for d in draws):
+        return scene
     side = 1 - 2 * column(draws, "clutter_left")
     half_w = column(draws, "clutter_width", 0.1) * FACE_HALF
     x = side * (column(draws, "clutter_x", 1.2) * FACE_HALF + half_w)
@@ -236,7 +240,7 @@ def clutter(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor) ->
     inside = coverage(plane, half_w, column(draws, "clutter_height", 1.0) * FACE_HALF, centre, px)
     level = column(draws, "clutter")
     inside = inside * (level > 0)
-    return scene * (1 - inside) + level * inside
+    return torch.lerp(scene, level.expand_as(scene), inside)
 
 
 def draw_frame(d: Draws) -> None:
@@ -270,8 +274,8 @@ def frame(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor, show
     centre = torch.cat([x.view(-1, 1), column(draws, "frame_y").view(-1, 1) * FACE_HALF], 1)
     body = coverage(plane, half_w + rim, half_h + rim, centre, px) * column(draws, "frame")
     inside = coverage(plane, half_w, half_h, centre, px) * column(draws, "frame")
-    out = scene * (1 - body) + column(draws, "frame_rim_level") * body
-    return out * (1 - inside) + shown * inside
+    out = torch.lerp(scene, column(draws, "frame_rim_level").expand_as(scene), body)
+    return torch.lerp(out, shown, inside)
 
 
 def draw_truncation(d: Draws) -> None:
@@ -288,11 +292,11 @@ def truncate(picture: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Repeat the frame's edge beyond the drawn cuts, as cropping at the edge of a frame does; uint8 (B, H, W, 3)."""
     size = picture.shape[1]
     out = picture.clone()
-    for i, d in enumerate(draws):
+    for pixels, d in zip(out.numpy(), draws, strict=True):
         left, top, right, bottom = (
             int(float(d.values[f"cut_{side}"]) * size) for side in ("left", "top", "right", "bottom")
         )
-        index_x = torch.arange(size).clamp(left, size - 1 - right)
-        index_y = torch.arange(size).clamp(top, size - 1 - bottom)
-        out[i] = picture[i][index_y][:, index_x]
+        if left or top or right or bottom:
+            kept = pixels[top : size - bottom, left : size - right]
+            pixels[...] = cv2.copyMakeBorder(kept, top, bottom, left, right, cv2.BORDER_REPLICATE)
     return out

@@ -53,16 +53,16 @@ def emit(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
 
     Content gamma, gamut, white point, back-light bleed, over-driven brightness.
     """
-    linear = colour.to_linear(srgb).clamp_min(1e-5) ** column(draws, "display_gamma", 1.0)
-    linear = colour.saturate(linear, column(draws, "display_saturation", 1.0)).clamp_min(0)
-    linear = (linear * (1 + column(draws, "display_over"))).clamp_max(1.0)
+    linear = colour.power(colour.to_linear(srgb).clamp_min_(1e-5), column(draws, "display_gamma", 1.0))
+    linear = colour.saturate(linear, column(draws, "display_saturation", 1.0))
+    linear = linear.mul_(1 + column(draws, "display_over")).clamp_(0, 1)
     black = column(draws, "display_black")
     # Seen by a camera that is balanced for the room's light, as far as it has not adapted to the screen.
     adaptation = column(draws, "display_adaptation", 1.0)
     room, screen = column(draws, "light_kelvin", 6500), column(draws, "display_kelvin", 6500)
     balanced_for = room ** (1 - adaptation) * screen**adaptation
     white = colour.white_point(screen) / colour.white_point(balanced_for)
-    return (linear * (1 - black) + black) * white
+    return linear.mul_((1 - black) * white).add_(black * white)
 
 
 def pixel_structure(plane: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Tensor:
@@ -84,9 +84,9 @@ def pixel_structure(plane: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Te
     stripe = fill / 3
     factor = torch.ones(u.shape[0], 3, u.shape[2], u.shape[3])
     for k in (1, 2):
-        factor = factor + 2 * torch.sinc(k * stripe) * aliased(k * across, k * (offsets + phase), sensor)
-        factor = factor + 2 * torch.sinc(k * fill) * aliased(k * v, k * phase, sensor)
-    return factor.clamp_min(0)
+        factor.addcmul_(2 * torch.sinc(k * stripe), aliased(k * across, k * (offsets + phase), sensor))
+        factor.addcmul_(2 * torch.sinc(k * fill), aliased(k * v, k * phase, sensor))
+    return factor.clamp_min_(0)
 
 
 def banding(draws: Sequence[Draws], size: int) -> Tensor:

@@ -35,8 +35,9 @@ def room_light(draws: Sequence[Draws], size: int) -> Tensor:
     main = colour.white_point(column(draws, "light_kelvin", 6500))
     second = colour.white_point(column(draws, "light_mix_kelvin", 6500))
     share = column(draws, "light_mix") * (0.5 - 0.5 * ramp)
-    tint = (main * (1 - share) + second * share) / main.clamp_min(1e-3)
-    return (1 + gradient * ramp).clamp_min(0.03) * tint
+    level = (1 + gradient * ramp).clamp_min(0.03)
+    # The second light's tint relative to the main one's, level · (main·(1 - share) + second·share) / main.
+    return torch.addcmul(level, level * share, second / main.clamp_min(1e-3) - 1)
 
 
 def fall_off(draws: Sequence[Draws], size: int) -> Tensor:
@@ -65,12 +66,15 @@ def draw_glare(d: Draws, probability: float, strongest: float) -> None:
 def glare(draws: Sequence[Draws], size: int, room: Tensor) -> Tensor:
     """Light added by glare and by the reflected room (B, 3, H, W), relative to a white of 1."""
     points = grid(size, size)[None, None]
-    dx = (points[..., 0] - column(draws, "glare_x")) / column(draws, "glare_stretch", 1.0)
-    dy = points[..., 1] - column(draws, "glare_y")
-    spot = torch.exp(-(dx**2 + dy**2) / (2 * column(draws, "glare_size", 1.0) ** 2))
-    # A bright core in a wide, faint halo: smudged glass scatters.
-    away2 = (points[..., 0] - column(draws, "lamp_x")) ** 2 + (points[..., 1] - column(draws, "lamp_y")) ** 2
-    size2 = column(draws, "lamp_size", 1.0) ** 2
-    lamp = torch.exp(-away2 / (2 * size2)) + 0.06 / (1 + away2 / (4 * size2))
-    spot = column(draws, "glare") * spot + column(draws, "lamp") * lamp
-    return spot + column(draws, "room_reflection") * room
+    spot = torch.zeros(len(draws), 1, size, size)
+    if any(d.values.get("glare") for d in draws):
+        dx = (points[..., 0] - column(draws, "glare_x")) / column(draws, "glare_stretch", 1.0)
+        dy = points[..., 1] - column(draws, "glare_y")
+        spot = torch.exp(-(dx**2 + dy**2) / (2 * column(draws, "glare_size", 1.0) ** 2)) * column(draws, "glare")
+    if any(d.values.get("lamp") for d in draws):
+        # A bright core in a wide, faint halo: smudged glass scatters.
+        away2 = (points[..., 0] - column(draws, "lamp_x")) ** 2 + (points[..., 1] - column(draws, "lamp_y")) ** 2
+        size2 = column(draws, "lamp_size", 1.0) ** 2
+        lamp = torch.exp(-away2 / (2 * size2)) + 0.06 / (1 + away2 / (4 * size2))
+        spot = spot + column(draws, "lamp") * lamp
+    return torch.addcmul(spot, column(draws, "room_reflection"), room)

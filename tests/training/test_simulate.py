@@ -24,8 +24,8 @@ COMMON = {
     "bona_fide": (0, 1), "picture": (0, 7), "background": (0, 2),
     "light_angle": (-3.1416, 3.1416), "light_gradient": (0, 0.7), "light_offset": (-0.6, 0.6),
     "light_kelvin": (2800, 8000), "light_mix": (0, 0.6), "light_mix_kelvin": (2600, 9500),
-    "exposure_target": (0.04, 0.42), "awb_strength": (0, 0.35), "awb_red": (0.76, 1.3), "awb_blue": (0.76, 1.3),
-    "flare_red": (0.8, 1.25), "flare_blue": (0.8, 1.25),
+    "exposure_target": (0.04, 0.42), "awb_strength": (0, 0.35), "awb_red": (0.82, 1.18), "awb_blue": (0.82, 1.18),
+    "flare_red": (0.9, 1.11), "flare_blue": (0.9, 1.11),
     "surrounding_light": (0.4, 5), "flare": (0, 0.55), "flare_angle": (-3.1416, 3.1416), "flare_slope": (0, 0.8),
     "vignette": (0, 0.3), "aberration": (-0.006, 0.006), "lens_blur": (0.2, 1.6), "defocus": (0, 1.2),
     "native_ratio": (1, 12), "native_lens": (0.3, 0.8),
@@ -60,7 +60,7 @@ MEDIUM = {
     "lamp": (0, 4), "lamp_x": (-0.8, 0.8), "lamp_y": (-0.8, 0.8), "lamp_size": (0.02, 0.12),
 }  # fmt: skip
 REPLAY = {
-    "display_gamma": (0.95, 1.9), "display_saturation": (0.85, 1.5), "display_kelvin": (4300, 10500),
+    "display_gamma": (0.9, 1.6), "display_saturation": (0.85, 1.5), "display_kelvin": (4300, 10500),
     "display_adaptation": (0, 1), "display_metering": (0.4, 2.5), "play_button": (0, 0.9), "play_x": (-0.8, 0.8),
     "play_y": (-0.6, 1.2), "play_radius": (0.12, 0.4), "play_tone": (0.15, 1),
     "display_black": (0.0005, 0.03), "display_over": (0, 1.2), "display_face_px": (160, 1200),

@@ -29,7 +29,7 @@ FACE_DISPLAY_PX = {
 
 def draw_display(d: Draws, subtype: str) -> None:
     """Parameters of a screen."""
-    d.uniform("display_gamma", 0.95, 1.9)
+    d.uniform("display_gamma", 0.9, 1.6)
     d.uniform("display_saturation", 0.85, 1.5)
     # From night mode to the blue of a cheap panel; how far the camera adapts to the screen instead of to the room.
     d.loguniform("display_kelvin", 4300, 10500)

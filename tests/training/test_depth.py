@@ -137,7 +137,7 @@ def test_depth_maps_are_the_same_alone_and_in_a_batch(simulator: Simulator, batc
         assert np.array_equal(alone, known)
 
 
-def test_the_residual_of_the_real_frontal_portrait_lies_inside_the_range_of_simulated_people(tmp_path: Path) -> None:
+def test_real_portraits_are_no_flatter_than_simulated_people(tmp_path: Path) -> None:
     if "FASEDGE_DATA" not in os.environ:
         pytest.skip("FASEDGE_DATA does not name the face pack with the real portraits")
     data = Path(os.environ["FASEDGE_DATA"])
@@ -157,6 +157,8 @@ def test_the_residual_of_the_real_frontal_portrait_lies_inside_the_range_of_simu
                 "plane",
             )
         )
-    # The two other portraits look up so far that their chin is the nearest point: no simulated person does.
-    portrait = next(p for p in real_portraits(data) if p.name == "face_frontal")
-    assert min(found) < residual(portrait, "plane") < max(found)
+    portraits = {p.name: residual(p, "plane") for p in real_portraits(data)}
+    assert len(portraits) == 3
+    # What would make an attack of them is too little relief. One looks up so far that it has more than anybody drawn.
+    assert min(portraits.values()) > min(found)
+    assert portraits["face_frontal"] < max(found)

@@ -99,4 +99,4 @@ def crop_mm(item: DepthItem, scale: float, size: int) -> NDArray[np.float32]:
     crop = item.depth_mm[y.clip(0, h - 1)][:, x.clip(0, w - 1)].astype(np.float32)
     crop[(y < 0) | (y >= h)] = 0
     crop[:, (x < 0) | (x >= w)] = 0
-    return crop
+    return np.asarray(crop, np.float32)

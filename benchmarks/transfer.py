@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks.students import StudentOptions, crop_logits, save_student, train_student
+from benchmarks.students import Joined, StudentOptions, crop_logits, save_student, train_student
 from fasedge import metrics
 from fasedge.errors import SourceError
 from fasedge.geometry import box_from_xywh
@@ -181,7 +181,7 @@ def read_runs(path: Path) -> list[Run]:
 def run(
     *,
     name: Annotated[str, typer.Option(help="What is tried, for the table.")],
-    train: Annotated[Path, typer.Option(help="Sample set to train on.")],
+    train: Annotated[list[Path], typer.Option(help="Sample set to train on; repeat to join several.")],
     dev: Annotated[Path, typer.Option(help="Simulated sample set to score.")],
     out: Annotated[Path, typer.Option(help="JSON lines to add to.")],
     captures: Annotated[Path | None, typer.Option(help="Folder of real captures.")] = None,
@@ -192,7 +192,7 @@ def run(
     keep: Annotated[Path | None, typer.Option(help="Folder for the students' weights.")] = None,
 ) -> None:
     """Train one student per seed and score it."""
-    samples, simulated = SampleSet.load(train), SampleSet.load(dev)
+    samples, simulated = Joined([SampleSet.load(folder) for folder in train]), SampleSet.load(dev)
     real = read_captures(captures, sizes.split(",")) if captures else []
     done = {(r.name, r.options.seed) for r in read_runs(out)}
     scales = [float(v) for v in crop_scales.split(",")]
@@ -216,7 +216,7 @@ def run(
         record = Run(
             name=name,
             options=o,
-            train=str(train.name),
+            train=" + ".join(folder.name for folder in train),
             n_train=len(samples),
             seconds=round(seconds, 1),
             dev_auc=round(auc(logits, simulated.labels) or 0.0, 4),

@@ -317,7 +317,18 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         watched = d.values = Watched(d.values)
         simulator.render([d])
         # Chances that only steer later draws, and the names of things.
-        steering = {"cut", "cut_tight", "camera", "source", "subtype", "edge_visible", "edge_hidden", "edge_form", "edge_size", "edge_aspect"}
+        steering = {
+            "cut",
+            "cut_tight",
+            "camera",
+            "source",
+            "subtype",
+            "edge_visible",
+            "edge_hidden",
+            "edge_form",
+            "edge_size",
+            "edge_aspect",
+        }
         steering |= {"edge_close", "edge_place_x", "edge_place_y"}
         # A place and a size that only a button has; the camera of both classes has the others, but nothing fine enough stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}

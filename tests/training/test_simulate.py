@@ -330,7 +330,8 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
             "edge_aspect",
         }
         steering |= {"edge_close", "edge_place_x", "edge_place_y"}
-        # A place and a size that only a button has; the camera of both classes has the others, but nothing fine enough stands before a living person's.
+        # A place and a size that only a button has; the camera of both classes has the others, but nothing fine enough
+        # stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
         # What is not there has no place and no size either.
         for part in ("glare", "lamp", "flare", "clutter", "controls"):

@@ -87,8 +87,8 @@ def test_the_run_is_described_beside_its_checkpoints(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["config"]["optimiser"]["batch"] == 8
     assert (record["train"], record["dev"]) == (
-        {"split": "train", "seed": 0, "n": 32, "version": 3},
-        {"split": "dev", "seed": 0, "n": 24, "version": 3},
+        {"split": "train", "seed": 0, "n": 32, "depth": False, "format": "npy", "version": 3},
+        {"split": "dev", "seed": 0, "n": 24, "depth": False, "format": "npy", "version": 3},
     )
     # 3·6·9 + 6, twice 6, 6·5·9 + 5, 5 + 1
     assert record["parameters"] == 168 + 12 + 275 + 6

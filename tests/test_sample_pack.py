@@ -260,7 +260,7 @@ def _simulator(**options: Any) -> Any:
     rng = np.random.default_rng(3)
     tiles = rng.integers(0, 255, (2, 40, 40, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     rooms = rng.integers(0, 255, (2, 32, 32, 3), np.uint8)
-    pictures: list[Any] = [SimpleNamespace(source="drawn")] * 2
+    pictures: list[Any] = [SimpleNamespace(source="drawn", identity="nobody")] * 2
     return Simulator(pictures, tiles, rooms, seed=9, **options)
 
 

@@ -195,8 +195,8 @@ def surround(
         bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
         content = content * (1 - 0.8 * bar)
     inside, body, finger = outline(plane, draws, px)
-    out = behind * (1 - body) + rim_colour * body
-    out = out * (1 - inside) + content * inside
+    # Shares of one pixel, so that a rim of no width leaves nothing of itself in the pixels of the edge.
+    out = behind * (1 - body) + rim_colour * (body - inside).clamp_min(0) + content * inside
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
     return torch.lerp(out, skin.expand_as(out), finger), inside * (1 - finger)

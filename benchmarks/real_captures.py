@@ -36,7 +36,12 @@ Scorer = Callable[[UInt8Array], float]
 _MODEL = "a-deeppixbis"
 
 
-def _read(path: Path) -> UInt8Array:
+def read_capture(path: Path) -> UInt8Array:
+    """Read a picture, uint8 (H, W, 3), red first.
+
+    Raises:
+        SourceError: OpenCV cannot decode it.
+    """
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise SourceError(f"{path} is not a picture that OpenCV can decode")
@@ -71,7 +76,7 @@ def _reference_scores(folder: Path, rows: list[dict[str, str]], score: Scorer, s
             yield ""
             continue
         box = box_from_xywh(*(float(row[c]) for c in "xywh"))
-        yield f"{score(crop_face(_read(folder / row['file']), box, spec)):.6f}"
+        yield f"{score(crop_face(read_capture(folder / row['file']), box, spec)):.6f}"
 
 
 def _detector_scores(
@@ -79,7 +84,7 @@ def _detector_scores(
 ) -> Iterator[str]:
     with fasedge.Detector(model, engine=engine, precision=precision, on_quality="warn") as detector:
         for row in track(rows, description="scoring"):
-            found = detector.detect(Frame(rgb=_read(folder / row["file"]))).results
+            found = detector.detect(Frame(rgb=read_capture(folder / row["file"]))).results
             score = found[0].score if found else None
             yield "" if score is None else f"{score:.6f}"
 

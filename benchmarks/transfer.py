@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import cv2
 import msgspec
 import numpy as np
 import typer
@@ -27,6 +26,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.real_captures import read_capture
 from benchmarks.students import Joined, StudentOptions, crop_logits, save_student, train_student
 from fasedge import metrics
 from fasedge.errors import SourceError
@@ -114,10 +114,7 @@ def cut(folder: Path, captures: Sequence[Capture], spec: InputSpec) -> UInt8Arra
     """Network inputs of captures, uint8 (n, S, S, 3), red first."""
     out = np.empty((len(captures), spec.size_px, spec.size_px, 3), np.uint8)
     for place, item in enumerate(track(captures, description=f"cutting at {spec.crop_scale:g}", transient=True)):
-        bgr = cv2.imread(str(folder / item.file), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise SourceError(f"{folder / item.file} is not a picture that OpenCV can decode")
-        out[place] = crop_face(np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8), box_from_xywh(*item.box), spec)
+        out[place] = crop_face(read_capture(folder / item.file), box_from_xywh(*item.box), spec)
     return out
 
 
@@ -196,6 +193,7 @@ def run(
     real = read_captures(captures, sizes.split(",")) if captures else []
     done = {(r.name, r.options.seed) for r in read_runs(out)}
     scales = [float(v) for v in crop_scales.split(",")]
+    cuts: dict[float, UInt8Array] = {}
     for seed in (int(s) for s in seeds.split(",")):
         if (name, seed) in done:
             continue
@@ -210,9 +208,11 @@ def run(
             save_student(student, keep / f"{name.replace(' ', '_')}_{seed}.safetensors", o)
         logits = crop_logits(student, simulated.crops(range(len(simulated)), o.scoring_spec()))
         found: list[RealResult] = []
-        for scale in scales if real and captures else []:
-            crops = cut(captures, real, InputSpec(size_px=o.size_px, crop_scale=scale))  # type: ignore[arg-type]
-            found += summarise(real, crop_logits(student, crops), scale)
+        for scale in scales if real else []:
+            if captures and scale not in cuts:
+                # The same for every seed: captures are read from disk once.
+                cuts[scale] = cut(captures, real, InputSpec(size_px=o.size_px, crop_scale=scale))
+            found += summarise(real, crop_logits(student, cuts[scale]), scale)
         record = Run(
             name=name,
             options=o,

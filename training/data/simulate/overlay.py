@@ -1,4 +1,4 @@
-"""What a player draws over the picture on a screen: a play button, a bar of progress."""
+"""What a player draws over the picture on a screen: a play button."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def play_button(content: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tens
         draws: The samples' parameters.
         px: Canvas pixels per tile unit, (B, 1, 1, 1).
     """
-    opacity = column(draws, "play_button").to(content.device)
+    opacity = column(draws, "play_button")
     chosen = (opacity.flatten() > 0).nonzero().flatten()
     if not len(chosen):
         return content
     some = [draws[i] for i in chosen.tolist()]
-    radius = column(some, "play_radius", 0.2).to(content.device) * FACE_HALF
-    x = plane[chosen, ..., 0].unsqueeze(1) - column(some, "play_x").to(content.device) * FACE_HALF
-    y = plane[chosen, ..., 1].unsqueeze(1) - column(some, "play_y").to(content.device) * FACE_HALF
+    radius = column(some, "play_radius", 0.2) * FACE_HALF
+    x = plane[chosen, ..., 0].unsqueeze(1) - column(some, "play_x") * FACE_HALF
+    y = plane[chosen, ..., 1].unsqueeze(1) - column(some, "play_y") * FACE_HALF
     disc = ((radius - torch.sqrt(x * x + y * y)) * px[chosen] + 0.5).clamp(0, 1)
     # A triangle that points to the right, also over a mirrored face: behind its left side, between its slanted ones.
-    x = x * (1 - 2 * column(some, "view_mirror").to(content.device))
+    x = x * (1 - 2 * column(some, "view_mirror"))
     side = torch.minimum(x + 0.4 * radius, (0.5 * radius - x) * 0.5 - y.abs() * 0.866)
     triangle = (side * px[chosen] + 0.5).clamp(0, 1)
-    tone = column(some, "play_tone", 1.0).to(content.device)
+    tone = column(some, "play_tone", 1.0)
     # Light buttons carry a dark triangle and dark ones a light one.
     paint = tone * (1 - triangle) + (1.1 - tone).clamp(0.02, 1) * triangle
     cover = disc * opacity[chosen]

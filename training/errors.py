@@ -5,7 +5,8 @@ The tree::
     TrainingError
     ├── ConfigError       a configuration that cannot be used (also a ValueError)
     ├── DataError         data that is missing, malformed or inconsistent (also a ValueError)
-    │   └── BatchError    a batch has the wrong shape or type
+    │   ├── BatchError    a batch has the wrong shape or type
+    │   └── ProtocolError    a data set on disk that is not what its protocol says
     ├── WeightsUnavailableError   pretrained weights, or the package that carries them, are not installed
     ├── CheckpointError   a checkpoint that does not fit or cannot be read
     │   ├── CheckpointNotFoundError   there is no such file
@@ -18,6 +19,8 @@ A message names what was expected, what came and what to do about it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class TrainingError(Exception):
@@ -34,6 +37,28 @@ class DataError(TrainingError, ValueError):
 
 class BatchError(DataError):
     """A batch has the wrong shape or type."""
+
+
+class ProtocolError(DataError):
+    """A data set on disk is not what its protocol says.
+
+    Args:
+        where: What was read.
+        problems: Everything that is wrong.
+
+    Attributes:
+        problems: The same; the message shows the first ten.
+    """
+
+    _SHOWN = 10
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.where = where
+        self.problems = tuple(problems)
+        shown = "".join(f"\n({i}) {text}" for i, text in enumerate(self.problems[: self._SHOWN], 1))
+        more = len(self.problems) - self._SHOWN
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__(f"{where}: {count}:{shown}" + (f"\n… and {more} more" if more > 0 else ""))
 
 
 class WeightsUnavailableError(TrainingError):

@@ -43,6 +43,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         depth: Whether every picture has a depth map.
         format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
         version: Version of the simulator's output.
+        origin: What recordings were prepared, and how; empty for simulated samples.
     """
 
     split: str
@@ -51,3 +52,4 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     depth: bool = False
     format: str = "npy"
     version: int = 3
+    origin: str = ""

@@ -1,0 +1,181 @@
+"""How each method wants faces cut out of recordings: by the box, levelled, or with the eyes at fixed places."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fasedge.geometry import crop_square
+from fasedge.preprocess import InputSpec, crop_face
+from fasedge.types import Box, Face, Frame, UInt8Array, UInt16Array
+from training.errors import ConfigError
+
+#: Eyes nearer than this, in pixels, give no direction.
+_MIN_EYE_DISTANCE_PX = 4.0
+_Affine = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class CropRule:
+    """How faces are cut out for a method.
+
+    Attributes:
+        method: Whose rule it is.
+        kind: ``box``: the square round the face box, as the detector on the device cuts it. ``level``: the same,
+            turned until the eyes are level. ``eyes``: eyes at a quarter of the height and about a quarter and three
+            quarters of the width.
+        size_px: Side of the crop.
+        scale: Side of the crop over the side of the face box, for ``box`` and ``level``.
+        frames: Frames of each recording, evenly spread.
+        min_face_px: Smaller faces are left out; by the shorter side of the box.
+        depth: Whether the method needs depth.
+    """
+
+    method: str
+    kind: Literal["box", "level", "eyes"]
+    size_px: int
+    scale: float
+    frames: int
+    min_face_px: float
+    depth: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size_px < 16 or self.frames < 1 or self.scale <= 0:
+            raise ConfigError(f"a crop needs size_px >= 16, frames >= 1 and scale > 0, got {self!r}")
+
+
+def _rules() -> dict[str, CropRule]:
+    box = CropRule("a-deeppixbis", "box", 224, 1.0, 20, 32)
+    eyes = CropRule("deeppixbis", "eyes", 224, 1.0, 20, 32)
+    cmfl = CropRule("cmfl", "eyes", 224, 1.0, 10, 50, depth=True)
+    level = CropRule("rfmeta", "level", 256, 1.2, 25, 32)
+    return {rule.method: rule for rule in (box, eyes, cmfl, level)}
+
+
+#: Rules by method. Source: A-DeepPixBiS: box without alignment; DeepPixBiS and CMFL: released configurations; RFMeta:
+#: "a normal alignment package, some background" in its author's words. The frames of A-DeepPixBiS are DeepPixBiS', and
+#: smallest faces are ours where the papers name none.
+RULES: Mapping[str, CropRule] = _rules()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """A face, cut out.
+
+    Attributes:
+        picture: uint8 (S, S, 3), red first.
+        depth_mm: uint16 (S, S), 0 where nothing returns, or ``None``.
+        params: What was found: ``face_score``, ``face_px``, and with depth ``depth_median`` and ``depth_mad`` of the
+            face box before the cut, from which methods normalise depth.
+    """
+
+    picture: UInt8Array
+    depth_mm: UInt16Array | None
+    params: dict[str, float | int | str]
+
+
+def refusal(face: Face, rule: CropRule) -> str:
+    """Why a face cannot be cut out by the rule; empty if it can."""
+    if min(face.box.width, face.box.height) < rule.min_face_px:
+        return "face_too_small"
+    if rule.kind != "box" and _eyes(face) is None:
+        return "no_eyes"
+    return ""
+
+
+def cut(frame: Frame, face: Face, rule: CropRule) -> Crop:
+    """Cut a face out.
+
+    Args:
+        frame: The picture, with depth if the rule needs it.
+        face: A face that :func:`refusal` lets pass.
+        rule: How.
+
+    Raises:
+        ConfigError: The face has no eyes, but the rule needs them.
+    """
+    side = min(face.box.width, face.box.height)
+    params: dict[str, float | int | str] = {"face_score": round(face.score, 4), "face_px": round(side, 1)}
+    matrix = _transform(face, rule)
+    if rule.kind == "box":
+        picture = crop_face(frame.rgb, face.box, InputSpec(size_px=rule.size_px, crop_scale=rule.scale))
+    else:
+        picture = _warp_colour(frame.rgb, matrix, rule.size_px)
+    if frame.depth_mm is None:
+        return Crop(picture, None, params)
+    median, mad = depth_statistics(frame.depth_mm, face.box)
+    # Nearest neighbour: between a face and the wall behind it there is nothing.
+    depth_mm = cv2.warpAffine(frame.depth_mm, matrix, (rule.size_px, rule.size_px), flags=cv2.INTER_NEAREST)
+    return Crop(picture, np.asarray(depth_mm, np.uint16), {**params, "depth_median": median, "depth_mad": mad})
+
+
+def depth_statistics(depth_mm: UInt16Array, box: Box) -> tuple[float, float]:
+    """Median, and median distance from it, of the depths in a face box, without holes; at least 1 the latter.
+
+    Source: depth normalisation of CMFL's released configuration; values up to 1 are holes. The floor is ours: a flat
+    print held parallel to the camera would divide by zero.
+    """
+    height, width = depth_mm.shape
+    x1, y1 = max(0, round(box.x1)), max(0, round(box.y1))
+    x2, y2 = min(width, round(box.x2)), min(height, round(box.y2))
+    values = depth_mm[y1:y2, x1:x2].astype(np.float64)
+    values = values[values > 1]
+    if not values.size:
+        return 0.0, 1.0
+    median = float(np.median(values))
+    return median, max(1.0, float(np.median(np.abs(values - median))))
+
+
+def _eyes(face: Face) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Right and left eye of the subject, as places of pixel centres; ``None`` if unknown."""
+    if face.key_points is None:
+        return None
+    right, left = face.key_points[0].astype(np.float64), face.key_points[1].astype(np.float64)
+    if np.hypot(*(left - right)) < _MIN_EYE_DISTANCE_PX:
+        return None
+    return right - 0.5, left - 0.5
+
+
+def _transform(face: Face, rule: CropRule) -> _Affine:
+    """Affine matrix (2, 3) from places of pixel centres in the frame to those in the crop."""
+    size = rule.size_px
+    if rule.kind == "box":
+        square = crop_square(face.box, rule.scale)
+        # Whole pixels, as crop_face takes them.
+        x1, y1, factor = round(square.x1), round(square.y1), size / max(1, round(square.width))
+        return np.array([[factor, 0, (0.5 - x1) * factor - 0.5], [0, factor, (0.5 - y1) * factor - 0.5]])
+    eyes = _eyes(face)
+    if eyes is None:
+        raise ConfigError(f"the crop of {rule.method} needs both eyes, and this face has none")
+    right, left = eyes
+    across = left - right
+    roll = math.atan2(across[1], across[0])
+    if rule.kind == "eyes":
+        # Source: alignment of DeepPixBiS and CMFL, in places of pixel centres.
+        factor = (size + 1) / 2 / float(np.hypot(*across))
+        center, target = (right + left) / 2, np.array([(size - 0.5) / 2, size / 4])
+    else:
+        factor = size / crop_square(face.box, rule.scale).width
+        center, target = np.array(face.box.center) - 0.5, np.array([size / 2 - 0.5] * 2)
+    turn = factor * np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
+    return np.column_stack([turn, target - turn @ center])
+
+
+def _warp_colour(rgb: UInt8Array, matrix: _Affine, size: int) -> UInt8Array:
+    """Warp, averaging areas first where the picture shrinks, so that nothing aliases; edges are repeated."""
+    factor = math.hypot(matrix[0, 0], matrix[0, 1])
+    height, width = rgb.shape[:2]
+    if factor < 1:
+        small_w, small_h = max(1, round(width * factor)), max(1, round(height * factor))
+        rgb = np.asarray(cv2.resize(rgb, (small_w, small_h), interpolation=cv2.INTER_AREA), np.uint8)
+        scale = np.array([width / small_w, height / small_h])
+        # A pixel centre x of the small picture lies at (x + 0.5) * scale - 0.5 of the large one.
+        matrix = np.column_stack([matrix[:, :2] * scale, matrix[:, 2] + matrix[:, :2] @ (0.5 * scale - 0.5)])
+    warped = cv2.warpAffine(rgb, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(warped, np.uint8)

@@ -1,0 +1,134 @@
+"""``python -m training prepare``: from a data set on a disk to sets that ``fit`` and ``evaluate`` read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from fasedge.faces import open_finder
+from training.data.align import RULES, CropRule
+from training.data.prepare_report import write_report
+from training.data.preparing import Progress, Request, check_recordings, prepare
+from training.data.protocols import DATASETS, SPLITS, Protocol, load_protocol
+from training.data.protocols.record import suggest
+from training.errors import ConfigError, DataError, ProtocolError
+
+console = Console()
+
+
+def prepare_command(  # noqa: PLR0917 - typer passes by name
+    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(DATASETS)}, or domains for several at once.")],
+    root: Annotated[list[str], typer.Option(help="Folder of the data set; for domains NAME=FOLDER, once for each.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the sets; goes on with one that was interrupted.")] = None,
+    method: Annotated[str, typer.Option(help=f"Whose crops: {', '.join(RULES)}.")] = "a-deeppixbis",
+    protocol: Annotated[str | None, typer.Option(help="Protocol, or the task of domains: 'O&C&I->M'.")] = None,
+    fold: Annotated[int | None, typer.Option(help="Fold, where the protocol has some.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of each recording; default: the method's.")] = None,
+    finder: Annotated[str, typer.Option(help="Face finder: auto, blazeface or mediapipe.")] = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    allow_partial: Annotated[bool, typer.Option(help="Let missing files and wrong counts pass, with a note.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Check names, counts and recordings; make nothing.")
+    ] = False,
+) -> None:
+    """Check a public data set, or your own, and cut its faces out for a method."""
+    rule = choose_rule(method, frames)
+    if out is None and not check_only:
+        raise typer.BadParameter("name a folder with --out, or only --check")
+    found = _load(dataset, parse_roots(dataset, root), protocol, fold, partial_ok=allow_partial)
+    console.print(counts_line(found), markup=False)
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    if out is None or check_only:
+        _listing_all(check_recordings([r for split in SPLITS for r in found.records.get(split, ())]))
+        return
+    opener = partial(open_finder, finder, threads=1)
+    with opener() as probe:  # an engine that is missing is said now, not by each worker
+        name = probe.name
+    request = Request(found, rule, opener, name, out, workers or os.cpu_count() or 1)
+    _listing_all(prepare(request))
+    write_report(request)
+    console.print(
+        f"{out}: {', '.join(s for s in SPLITS if found.records.get(s))}; report: {out / 'report.md'}", markup=False
+    )
+
+
+def choose_rule(method: str, frames: int | None) -> CropRule:
+    """The crop rule of a method, with another number of frames if wanted.
+
+    Raises:
+        ConfigError: There is no such method, or the number is impossible.
+    """
+    if method not in RULES:
+        raise ConfigError(f"unknown method {method!r}{suggest(method, RULES)}; expected one of {', '.join(RULES)}")
+    rule = RULES[method]
+    return rule if frames is None else replace(rule, frames=frames)
+
+
+def parse_roots(dataset: str, roots: Sequence[str]) -> dict[str, Path]:
+    """Folders by name: ``FOLDER`` for one data set, ``NAME=FOLDER`` for ``domains``.
+
+    Raises:
+        DataError: They are written in another way.
+    """
+    if dataset != "domains":
+        if len(roots) != 1:
+            raise DataError(f"expected one --root FOLDER for {dataset}, got {len(roots)}")
+        return {dataset: Path(roots[0])}
+    named = [text.partition("=") for text in roots]
+    if odd := [name for name, sign, folder in named if not sign or not name or not folder]:
+        raise DataError(f"expected --root NAME=FOLDER for domains, got {odd[0]!r}")
+    if len({name for name, _, _ in named}) != len(named):
+        raise DataError("a data set has two --root folders; name each once")
+    return {name: Path(folder) for name, _, folder in named}
+
+
+def counts_line(found: Protocol) -> str:
+    """``oulu_npu 1: train 240 + 960, dev …``: bona fide and attacks per split."""
+    parts = [f"{split} {count['bona_fide']} + {count['attack']}" for split, count in found.counts().items()]
+    return f"{found.title}: {', '.join(parts)} (bona fide + attacks)"
+
+
+def _load(
+    dataset: str, roots: dict[str, Path], protocol: str | None, fold: int | None, *, partial_ok: bool
+) -> Protocol:
+    try:
+        return load_protocol(dataset, roots, protocol, fold, partial=partial_ok)
+    except ProtocolError as error:
+        raise _list_problems(error) from error
+
+
+def _list_problems(error: ProtocolError) -> DataError:
+    """Print every problem on a line of its own; the error itself becomes one line."""
+    if len(error.problems) == 1:
+        return error
+    for number, problem in enumerate(error.problems, 1):
+        console.print(f"({number}) {escape(problem)}", soft_wrap=True, highlight=False)
+    return DataError(f"{error.where}: {len(error.problems)} problems, listed above; nothing was prepared")
+
+
+def _listing_all(steps: Iterator[Progress]) -> None:
+    try:
+        _show(steps)
+    except ProtocolError as error:
+        raise _list_problems(error) from error
+
+
+def _show(steps: Iterator[Progress]) -> None:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console) as bars:
+        tasks = {}
+        for step in steps:
+            if step.step not in tasks:
+                tasks[step.step] = bars.add_task(step.step, total=step.total)
+            bars.update(tasks[step.step], completed=step.done)

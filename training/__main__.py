@@ -111,24 +111,31 @@ def confounds(sample_set: Annotated[Path, typer.Argument(help="A set made by `si
 
 
 @app.command()
-def fit(
+def fit(  # noqa: PLR0917 - typer passes by name
     config: Annotated[Path, typer.Argument(help="TOML file, e.g. training/configs/a_deeppixbis_cpu.toml.")],
-    train: Annotated[Path, typer.Option(help="Set of the train split.")],
-    dev: Annotated[Path, typer.Option(help="Set of the dev split; chooses the epoch that is kept.")],
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and history; a run in it is resumed.")],
+    train: Annotated[
+        str | None, typer.Option(help="Set of the train split, or: simulate. Default: data.train.")
+    ] = None,
+    dev: Annotated[
+        str | None, typer.Option(help="Set of the dev split, chooses the epoch that is kept; or: simulate.")
+    ] = None,
+    data: DataOption = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of tiles and the simulated dev set.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that simulate.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train a full-precision method."""
-    from training.build import MethodTask
-    from training.loop import Trainer
+    """Train a full-precision method; by default on samples that are simulated while training goes on.
+
+    Several processes: `torchrun --nproc-per-node 2 -m training fit …`.
+    """
+    from training.fit import Places, fit_config, overridden
 
     if threads:
         torch.set_num_threads(threads)
-    settings = load_config(config)
-    torch.manual_seed(settings.seed)
-    trainer = Trainer(MethodTask(settings), settings, SampleSet.load(train), SampleSet.load(dev), out)
-    for record in trainer.run():
-        console.print(record.line())
+    settings = overridden(load_config(config), train=train, dev=dev, workers=workers, device=device)
+    fit_config(settings, Places(out, data, cache or out.parent / "cache"), console)
 
 
 def main() -> int:

@@ -1,52 +1,57 @@
-"""From a configuration to something that can be trained."""
+"""From a configuration to something that can be trained.
+
+:data:`METHODS` is the register: a name of ``method.name`` and the function that makes its task. A method that needs
+more than mixed batches of pictures says so there: see :mod:`training.tasks`.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import torch
+import msgspec
 from torch import Tensor, nn
 
 from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
 from training.errors import ConfigError
 from training.inputs import GraphInput
-from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig
+from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig, Cosines, Losses
 from training.methods.base import without_autocast
+from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
+from training.tasks import Batch, MethodStep, ScoringTask, StepTask, Task
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = [
+    "METHODS", "MethodTask", "ScoringTask", "Task", "build_task", "build_trunk", "method_settings", "with_options",
+]  # fmt: skip
 
 _LOG = logging.getLogger("training")
 
 
-class ScoringTask(Protocol):
-    """Something that scores pictures, uint8 (N, S, S, 3), red first."""
+class PictureInput(nn.Module):
+    """First layer of methods that see pictures only.
 
-    @property
-    def module(self) -> nn.Module:
-        """Holds every parameter."""
-        ...
+    Args:
+        config: Its input's normalisation.
+        trunk: Its mean and standard deviation.
+    """
 
-    def to(self, device: torch.device) -> None:
-        """Move every network, trained or not, to a device; pictures and labels are expected there from then on."""
-        ...
+    def __init__(self, config: TrainConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.graph = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
 
-    def score(self, rgb: Tensor) -> Tensor:
-        """Scores (N,), higher = bona fide."""
-        ...
-
-
-class Task(ScoringTask, Protocol):
-    """What the loop trains: a module with its loss and its score."""
-
-    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss; labels are float32 (N,), possibly smoothed."""
-        ...
+    def forward(self, batch: Batch) -> Tensor:
+        """Normalise the pictures of a batch: float32 (N, 3, S, S)."""
+        return cast(Tensor, self.graph(batch.rgb))
 
 
-class MethodTask:
+class MethodTask(MethodStep[Cosines, Losses]):
     """A-DeepPixBiS as a task: normalisation and method.
 
     Args:
@@ -56,43 +61,99 @@ class MethodTask:
     def __init__(self, config: TrainConfig) -> None:
         settings = method_settings(config)
         trunk = build_trunk(config.method)
-        self._method = ADeepPixBiS(trunk, settings)
-        self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
+        method, see = ADeepPixBiS(trunk, settings), PictureInput(config, trunk)
+        # The mean of the score map: what the student imitates and what is exported.
+        super().__init__(method, see, score="map")
+        self._network, self._input = method, see.graph
 
     @property
     def module(self) -> ADeepPixBiS:
         """The method's network."""
-        return self._method
-
-    def to(self, device: torch.device) -> None:
-        """Move the network and its first layer to a device."""
-        self._method.to(device)
-        self._input.to(device)
+        return self._network
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Return the total loss of the method."""
-        outputs = self._method.cosines(self._input(rgb))
+        outputs = self._network(self._input(rgb))
         with without_autocast(rgb.device.type):
-            return self._method.loss(outputs, labels).total
+            return self._network.loss(outputs, labels).total
 
     def score(self, rgb: Tensor) -> Tensor:
         """Return the mean of the score map: what the student imitates and what is exported."""
-        return self._method.scores(self._method.cosines(self._input(rgb)))["map"]
+        return self._network.scores(self._network(self._input(rgb)))["map"]
 
     def cosines(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosine map (N, m, m) and image cosine (N,), for distillation."""
-        out = self._method.cosines(self._input(rgb))
+        out = self._network.cosines(self._input(rgb))
         return out.map, out.image
 
 
+def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
+    trunk = build_trunk(config.method)
+    settings = DeepPixBiSConfig(map_side=config.input.size_px // trunk.stride)
+    return MethodStep(DeepPixBiS(trunk, with_options(settings, config.method)), PictureInput(config, trunk))
+
+
+#: Methods by the name of ``method.name``.
+METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
+    "a-deeppixbis": MethodTask,
+    "deeppixbis": _deeppixbis,
+}
+
+
+def build_task(config: TrainConfig) -> Task | StepTask:
+    """Make the task of a run.
+
+    Raises:
+        ConfigError: An unknown method, or settings that it does not have.
+    """
+    if config.method.name not in METHODS:
+        raise ConfigError(f"method.name must be one of {', '.join(sorted(METHODS))}, got {config.method.name!r}")
+    return METHODS[config.method.name](config)
+
+
+_SettingsT = TypeVar("_SettingsT", bound="DataclassInstance")
+
+
+def with_options(settings: _SettingsT, config: MethodConfig) -> _SettingsT:
+    """Settings of a method, changed as ``method.options`` says.
+
+    Args:
+        settings: A frozen dataclass, such as those of the profiles.
+        config: Where the options are.
+
+    Returns:
+        Settings of the same class, checked by it.
+
+    Raises:
+        ConfigError: There is no field of that name, or the value is of another type.
+    """
+    known = {field.name for field in fields(settings)}
+    for name in config.options:
+        if name not in known:
+            raise ConfigError(f"method.options.{name} is unknown to {config.name}; it has {', '.join(sorted(known))}")
+    kind = type(settings)
+    whole = {name: getattr(settings, name) for name in known} | dict(config.options)
+    try:
+        # Types are checked by the annotations of the class; a whole number may stand for a float.
+        return msgspec.convert(whole, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"method.options: {error}") from error
+
+
 def method_settings(config: TrainConfig) -> ADeepPixBiSConfig:
-    """Settings of A-DeepPixBiS for a run."""
+    """Settings of A-DeepPixBiS for a run.
+
+    Raises:
+        ConfigError: The run is of another method, or a setting is out of its range.
+    """
+    if config.method.name != "a-deeppixbis":
+        raise ConfigError(f"expected a run of the method 'a-deeppixbis', got one of {config.method.name!r}")
     settings = ADeepPixBiSConfig.from_profile(config.method.profile).for_input(config.input.size_px)
     if config.method.scale is not None:
         settings = replace(settings, scale=config.method.scale)
     if config.method.margin is not None:
         settings = replace(settings, margin=config.method.margin)
-    return settings
+    return with_options(settings, config.method)
 
 
 def build_trunk(config: MethodConfig) -> Trunk:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -13,6 +14,9 @@ from training.data.samples import CropJitter
 from training.errors import ConfigError
 from training.inputs import BrightnessNorm
 from training.precision import Precision
+
+#: Value of ``data.train`` and ``data.dev`` instead of a folder.
+SIMULATE = "simulate"
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,7 +49,7 @@ class MethodConfig(_Section, frozen=True):
     """Which network.
 
     Attributes:
-        name: Method.
+        name: Name in ``training.build.METHODS``.
         profile: ``paper``, ``official`` or ``default`` (see the method's own configuration).
         trunk: Name in ``training.backbones.TRUNKS``.
         width: Width of the trunk, where it has one; 1 is the published network.
@@ -53,9 +57,10 @@ class MethodConfig(_Section, frozen=True):
         weights: File with the trunk's ImageNet weights (torchvision's names).
         scale: Factor on the cosines; ``None`` keeps the profile's.
         margin: Angular margin in radians; ``None`` keeps the profile's.
+        options: Further settings of the method, by the names of its own configuration's fields.
     """
 
-    name: Literal["a-deeppixbis"] = "a-deeppixbis"
+    name: str = "a-deeppixbis"
     profile: Literal["paper", "official", "default"] = "default"
     trunk: str = "densenet161"
     width: float = 1.0
@@ -63,6 +68,7 @@ class MethodConfig(_Section, frozen=True):
     weights: str | None = None
     scale: float | None = None
     margin: float | None = None
+    options: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
 
 
 class OptimiserConfig(_Section, frozen=True):
@@ -72,13 +78,17 @@ class OptimiserConfig(_Section, frozen=True):
         learning_rate: Peak learning rate.
         weight_decay: L2 in Adam, as the sources have it; ``decoupled`` makes it AdamW.
         decoupled: Decoupled weight decay.
-        batch: Samples per step.
-        epochs: Passes over the set.
+        batch: Samples per forward pass, those of all processes together.
+        accumulate: Forward passes whose gradients are averaged before the weights move; a step takes
+            ``batch * accumulate`` samples.
+        epochs: Passes over the set, or over ``data.samples`` simulated samples.
         warmup_steps: Linear warm-up.
         schedule: ``constant`` or ``cosine`` to zero.
         average: Decay of the exponential moving average of the weights; 0 switches it off.
         label_smoothing: Labels become ``e/2`` and ``1 - e/2``.
         clip_norm: Largest norm of the gradient; 0 switches it off.
+        frozen_norm: Batch normalisation keeps the statistics that it starts with: for small batches, and for results
+            that do not depend on how a batch is split over processes.
         precision: ``float32``, or ``bfloat16`` for the convolutions: on GPUs, and on CPUs with AMX or AVX-512 BF16.
     """
 
@@ -86,12 +96,14 @@ class OptimiserConfig(_Section, frozen=True):
     weight_decay: float = 1e-5
     decoupled: bool = False
     batch: int = 64
+    accumulate: int = 1
     epochs: int = 10
     warmup_steps: int = 0
     schedule: Literal["constant", "cosine"] = "constant"
     average: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    frozen_norm: bool = False
     precision: Precision = "float32"
 
 
@@ -129,14 +141,71 @@ class AugmentConfig(_Section, frozen=True):
         return CropJitter(self.shift, self.zoom) if self.shift or self.zoom else None
 
 
+class DataConfig(_Section, frozen=True):
+    """What is trained on, and what chooses the epoch that is kept.
+
+    Attributes:
+        train: ``simulate``: samples are made while training goes on, and none is seen twice. Otherwise the folder of
+            a set.
+        dev: ``simulate``: a set is made once and kept in the cache. Otherwise the folder of a set.
+        samples: Simulated training samples per epoch.
+        seed: Seed of the simulated training samples.
+        dev_samples: Samples of the simulated dev set.
+        dev_seed: Its seed.
+        picture_px: Side of the pictures simulated for training; those of dev have 192 px.
+        depth: Simulate a depth camera even if the method does not look at depth.
+        domain: What methods that learn from several domains call one: the simulated ``camera``, or the collection of
+            the face picture (``source``); ``auto`` takes the camera where there is one.
+    """
+
+    train: str = SIMULATE
+    dev: str = SIMULATE
+    samples: int = 9600
+    seed: int = 101
+    dev_samples: int = 1200
+    dev_seed: int = 202
+    picture_px: int = 192
+    depth: bool = False
+    domain: Literal["auto", "camera", "source"] = "auto"
+
+
+class MachineConfig(_Section, frozen=True):
+    """Where and how it is worked out: an interrupted run may go on with other values.
+
+    Attributes:
+        device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        compile: Compile the network (``torch.compile``): a minute or more at the start, faster steps on a GPU.
+        channels_last: Lay the weights out as the pictures lie.
+        workers: Processes that simulate; by default all cores but one, 0 for none.
+        log_every: Steps between two lines of ``log.csv``.
+        tensorboard: Write the same figures for TensorBoard too; needs its package.
+    """
+
+    device: str = "auto"
+    compile: bool = False
+    channels_last: bool = True
+    workers: int | None = None
+    log_every: int = 10
+    tensorboard: bool = False
+
+
 class TrainConfig(_Section, frozen=True):
     """A whole run."""
 
     seed: int = 42
+    data: DataConfig = DataConfig()
     input: InputConfig = InputConfig()
     method: MethodConfig = MethodConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     augment: AugmentConfig = AugmentConfig()
+    machine: MachineConfig = MachineConfig()
+
+    def learnt(self) -> TrainConfig:
+        """The part that decides what is learnt: an interrupted run goes on only with the same.
+
+        What the samples are is not told by the names of their folders; a run knows them by their description.
+        """
+        return msgspec.structs.replace(self, data=DataConfig(domain=self.data.domain), machine=MachineConfig())
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -164,23 +233,44 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         ConfigError: Names the value and what was expected.
     """
-    o, i, a, m = config.optimiser, config.input, config.augment, config.method
-    shares = (a.flip, a.grey, a.blur, a.erase)
-    changes = (a.brightness, a.contrast, a.saturation, a.colour)
-    rules = (
-        # Seeds of numpy's generators; a negative one fails in the middle of a run.
-        (config.seed >= 0, f"seed must be >= 0, got {config.seed}"),
+    # Seeds of numpy's generators; a negative one fails in the middle of a run.
+    rules = [(config.seed >= 0, f"seed must be >= 0, got {config.seed}")]
+    rules += [*_of_optimiser(config.optimiser), *_of_input(config), *_of_augment(config.augment), *_of_data(config)]
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(message)
+
+
+_Rules: TypeAlias = list[tuple[bool, str]]
+
+
+def _of_optimiser(o: OptimiserConfig) -> _Rules:
+    return [
         (0 < o.learning_rate < math.inf, f"optimiser.learning_rate must be > 0, got {o.learning_rate}"),
         (0 <= o.weight_decay < math.inf, f"optimiser.weight_decay must be >= 0, got {o.weight_decay}"),
         (o.warmup_steps >= 0, f"optimiser.warmup_steps must be >= 0, got {o.warmup_steps}"),
         (0 <= o.clip_norm < math.inf, f"optimiser.clip_norm must be >= 0, got {o.clip_norm}"),
         (o.batch >= 2, f"optimiser.batch must be >= 2 (batch normalisation), got {o.batch}"),
+        (o.accumulate >= 1, f"optimiser.accumulate must be >= 1, got {o.accumulate}"),
         (o.epochs >= 1, f"optimiser.epochs must be >= 1, got {o.epochs}"),
         (0 <= o.average < 1, f"optimiser.average must lie in [0, 1), got {o.average}"),
         (0 <= o.label_smoothing < 1, f"optimiser.label_smoothing must lie in [0, 1), got {o.label_smoothing}"),
+    ]
+
+
+def _of_input(config: TrainConfig) -> _Rules:
+    i, m = config.input, config.method
+    return [
         (i.size_px >= 16 and i.size_px % 16 == 0, f"input.size_px must be a multiple of 16, got {i.size_px}"),
         (0 < i.crop_scale < 100, f"input.crop_scale must lie in (0, 100), got {i.crop_scale}"),
         (0 < m.width < math.inf, f"method.width must be > 0, got {m.width}"),
+    ]
+
+
+def _of_augment(a: AugmentConfig) -> _Rules:
+    shares = (a.flip, a.grey, a.blur, a.erase)
+    changes = (a.brightness, a.contrast, a.saturation, a.colour)
+    return [
         (all(0 <= p <= 1 for p in shares), f"augment: flip, grey, blur and erase must lie in [0, 1], got {shares}"),
         (
             all(0 <= c <= 1 for c in changes),
@@ -191,7 +281,25 @@ def check_config(config: TrainConfig) -> None:
             all(0 <= c <= 1 for c in (a.shift, a.zoom)),
             f"augment: shift and zoom must lie in [0, 1], got {a.shift}, {a.zoom}",
         ),
-    )
-    for holds, message in rules:
-        if not holds:
-            raise ConfigError(message)
+    ]
+
+
+def _of_data(config: TrainConfig) -> _Rules:
+    d, m, o = config.data, config.machine, config.optimiser
+    step = o.batch * o.accumulate
+    return [
+        (bool(d.train and d.dev), f"data.train and data.dev must name a folder or say {SIMULATE!r}"),
+        (
+            d.train != SIMULATE or d.samples >= step,
+            f"data.samples must be >= optimiser.batch * optimiser.accumulate = {step}, got {d.samples}",
+        ),
+        (d.dev_samples >= 2, f"data.dev_samples must be >= 2, got {d.dev_samples}"),
+        (min(d.seed, d.dev_seed) >= 0, f"data.seed and data.dev_seed must be >= 0, got {d.seed}, {d.dev_seed}"),
+        (32 <= d.picture_px <= 2048, f"data.picture_px must lie in [32, 2048], got {d.picture_px}"),
+        (
+            re.fullmatch(r"auto|cpu|cuda(:\d+)?", m.device) is not None,
+            f"machine.device must be auto, cpu, cuda or cuda:N, got {m.device!r}",
+        ),
+        (m.workers is None or m.workers >= 0, f"machine.workers must be >= 0, got {m.workers}"),
+        (m.log_every >= 1, f"machine.log_every must be >= 1, got {m.log_every}"),
+    ]

@@ -1,14 +1,11 @@
-"""The training loop: one task, one set, epochs, checkpoints that resume exactly."""
+"""The training loop: one task, epochs, checkpoints that resume exactly, on one process or several."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -19,36 +16,44 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from fasedge import metrics
-from fasedge.types import Label
-from training.build import Task
-from training.checkpoint import flatten, load_checkpoint, restore, save_checkpoint
+from training.checkpoint import Checkpoint, JsonValue, flatten, load_checkpoint, restore, save_checkpoint
 from training.config import OptimiserConfig, TrainConfig
-from training.data.augment import augment
-from training.data.samples import SampleSet, SetInfo
-from training.errors import CheckpointError, CheckpointWriteError, DataError, DivergedError
+from training.data.samples import SampleSet
+from training.distributed import (
+    average_buffers,
+    average_gradients,
+    choose_device,
+    gathered,
+    mean_of_numbers,
+    processes,
+    start_alike,
+    wait_for_all,
+)
+from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DataError, DivergedError
+from training.feeds import Feed, SetFeed, check_classes
 from training.precision import reduced
+from training.runlog import (
+    HISTORY,
+    RECORD,
+    EpochRecord,
+    StepLog,
+    StepRecord,
+    add_to_history,
+    keep_batch,
+    read_sets,
+    surroundings,
+    trim_history,
+    write_record,
+)
+from training.scoring import score_batches, score_set
+from training.tasks import TOTAL, Batch, StepTask, Task, as_step_task
 
-LAST, BEST, HISTORY, RECORD = "last.safetensors", "best.safetensors", "history.jsonl", "run.json"
-_EVALUATION_BATCH = 64
+__all__ = [
+    "BEST", "HISTORY", "LAST", "RECORD", "Averaged", "EpochRecord", "StepRecord", "Trainer", "learning_rate",
+    "score_set",
+]  # fmt: skip
 
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """One line of ``history.jsonl``."""
-
-    epoch: int
-    loss: float
-    dev_auc: float
-    dev_eer: float
-    seconds: float
-    learning_rate: float
-
-    def line(self) -> str:
-        """For the terminal."""
-        return (
-            f"epoch {self.epoch}: loss {self.loss:.4f}, dev AUC {self.dev_auc:.4f}, "
-            f"dev EER {self.dev_eer:.4f}, {self.seconds:.0f} s"
-        )
+LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class Averaged:
@@ -74,23 +79,6 @@ class Averaged:
                 old.copy_(new)
 
 
-def score_set(
-    score: Callable[[Tensor], Tensor], module: nn.Module, samples: SampleSet, config: TrainConfig
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Score a whole set on plain crops: float64 (n,)."""
-    was_training = module.training
-    device = next(module.parameters()).device
-    module.eval()
-    out = []
-    with torch.inference_mode():
-        for start in range(0, len(samples), _EVALUATION_BATCH):
-            indices = range(start, min(start + _EVALUATION_BATCH, len(samples)))
-            crops = samples.crops(indices, config.input.spec())
-            out.append(score(torch.from_numpy(crops).to(device)).double().cpu().numpy())
-    module.train(was_training)
-    return np.concatenate(out)
-
-
 def learning_rate(config: OptimiserConfig, step: int, total: int) -> float:
     """Learning rate at a step of ``total``, counted from 0: linear warm-up, then constant or half a cosine."""
     if step < config.warmup_steps:
@@ -109,69 +97,68 @@ class _State(TypedDict):
     average: NotRequired[dict[str, Tensor]]
 
 
-class _SetsOfRun(msgspec.Struct, frozen=True):
-    """The part of ``run.json`` that a resumed run must have in common."""
-
-    train: SetInfo
-    dev: SetInfo
-
-
-def _check_sets(train: SampleSet, dev: SampleSet) -> None:
-    """Refuse sets that would fail, or flatter, after the first epoch."""
-    for name, samples in (("train", train), ("dev", dev)):
-        if set(samples.labels.tolist()) != {int(Label.ATTACK), int(Label.BONA_FIDE)}:
-            raise DataError(f"the {name} set needs bona fide presentations and attacks, got one class of the two")
-    shared = {row.identity for row in train.table} & {row.identity for row in dev.table}
-    if shared:
-        raise DataError(
-            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
-            "different splits"
-        )
-
-
 class Trainer:
-    """Trains a task on a sample set.
+    """Trains a task.
+
+    With several processes (:mod:`training.distributed`) each makes a trainer of its own; the folder must be one that
+    all of them see. Batch normalisation takes the statistics of each process's share of a batch; running statistics are
+    averaged before the network is scored and saved.
 
     Args:
         task: What to train.
         config: The run.
-        train: Training samples.
+        train: Training samples: a set, or a feed (:mod:`training.feeds`).
         dev: Samples that choose the epoch to keep.
-        out: Folder of checkpoints, history and the run record.
+        out: Folder of checkpoints, history, log and the run record.
         note: What else the record and the kept weights should say, such as who taught a student.
+        progress: Called after every step.
 
     Raises:
-        DataError: A set lacks a class, or somebody is in both.
+        DataError: A set lacks a class or depth, or somebody is in both.
+        ConfigError: The device is not there, or the task cannot do what the configuration asks for.
         CheckpointWriteError: The folder cannot be made.
     """
 
     def __init__(  # noqa: PLR0917 - the parts of a run, in their order
         self,
-        task: Task,
+        task: Task | StepTask,
         config: TrainConfig,
-        train: SampleSet,
+        train: SampleSet | Feed,
         dev: SampleSet,
         out: Path,
         note: Mapping[str, str | float | bool] | None = None,
+        *,
+        progress: Callable[[StepRecord], None] | None = None,
     ) -> None:
-        self._task, self._config, self._train, self._dev, self._out = task, config, train, dev, out
-        self._note = dict(note or {})
-        _check_sets(train, dev)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        task.to(self._device)
-        # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
-        task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        o = config.optimiser
-        make = AdamW if o.decoupled else Adam
-        self._optimiser: Optimizer = make(task.module.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
-        self._average = Averaged(task.module, o.average) if o.average else None
-        self._steps = max(1, len(train) // o.batch)
-        self._epoch = 0
+        self._task, self._config, self._dev, self._out = as_step_task(task), config, dev, out
+        self._note, self._progress, self._who = dict(note or {}), progress, processes()
+        self._feed: Feed = SetFeed(train, config, self._task.needs) if isinstance(train, SampleSet) else train
+        _check_dev(self._feed, dev, depth=self._task.needs.depth)
+        self._device = choose_device(config.machine.device)
+        self._prepare()
+        self._steps = self._feed.steps
+        self._epoch = self._position = 0
         self._best = -math.inf
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointWriteError(f"{out}: cannot be made ({error.strerror or error}); name a folder") from error
+
+    def _prepare(self) -> None:
+        """Move the network to its device, and make optimiser and average."""
+        task, o, m = self._task, self._config.optimiser, self._config.machine
+        if m.compile and not task.needs.compiles:
+            raise ConfigError("this method cannot be compiled (it differentiates twice); set machine.compile = false")
+        task.to(self._device)
+        if m.channels_last:
+            # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
+            task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        make = AdamW if o.decoupled else Adam
+        self._optimiser: Optimizer = make(task.module.parameters(), lr=o.learning_rate, weight_decay=o.weight_decay)
+        start_alike(task.module)
+        self._average = Averaged(task.module, o.average) if o.average else None
+        if m.compile:
+            task.module.compile()
 
     def run(self) -> Iterator[EpochRecord]:
         """Train to the end, from the last checkpoint if there is one.
@@ -181,79 +168,112 @@ class Trainer:
 
         Raises:
             DivergedError: Loss, gradient or scores are not finite; the batch of the step is kept for inspection.
+            DataError: The simulation of samples stopped.
             CheckpointError: The checkpoint in the folder belongs to another configuration or other sets, or it cannot
                 be read.
         """
         if (self._out / LAST).is_file():
             self._resume()
-        # Only now: a run that is refused must leave the record of the one that is there.
-        self._write_record()
-        self._trim_history()
-        while self._epoch < self._config.optimiser.epochs:
-            start = time.perf_counter()
-            loss = self._one_epoch()
-            self._epoch += 1
-            record = self._evaluate(loss, time.perf_counter() - start)
-            with (self._out / HISTORY).open("a", encoding="utf-8") as stream:
-                stream.write(msgspec.json.encode(record).decode() + "\n")
-            self._save(LAST)
-            yield record
+        wait_for_all()
+        log = None
+        if self._who.first:
+            log = StepLog(self._out, self._config, self._epoch)
+            # Only now: a run that is refused must leave the record of the one that is there.
+            self._write_record()
+            trim_history(self._out, self._epoch)
+        try:
+            while self._epoch < self._config.optimiser.epochs:
+                yield self._next_epoch(log)
+        finally:
+            self._feed.close()
+            if log is not None:
+                log.close()
 
-    def _one_epoch(self) -> float:
+    def _next_epoch(self, log: StepLog | None) -> EpochRecord:
+        start = time.perf_counter()
+        loss = self._one_epoch(log)
+        self._epoch += 1
+        self._position = self._feed.position
+        record = self._evaluate(loss, time.perf_counter() - start)
+        if log is not None:
+            log.scalars(self._epoch * self._steps, {"dev_auc": record.dev_auc, "dev_eer": record.dev_eer})
+            add_to_history(self._out, record)
+            self._save(LAST)
+        wait_for_all()
+        return record
+
+    def _one_epoch(self, log: StepLog | None) -> float:
         o, total = self._config.optimiser, self._steps * self._config.optimiser.epochs
-        order = np.random.default_rng([self._config.seed, self._epoch]).permutation(len(self._train))
-        module, losses = self._task.module, []
-        module.train()
-        labels = self._train.labels
+        # What draws random numbers inside the network (dropout) draws the same after an interruption.
+        seeds = np.random.SeedSequence([self._config.seed, self._epoch, self._who.rank])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        self._task.module.train()
+        if o.frozen_norm:
+            freeze_norm(self._task.module)
+        batches, found = self._feed.epoch(self._epoch, self._position), []
+        if log is not None:
+            log.start_epoch()
         for i in range(self._steps):
             step = self._epoch * self._steps + i
+            rate = learning_rate(o, step, total)
             for group in self._optimiser.param_groups:
-                group["lr"] = learning_rate(o, step, total)
-            chosen = order[i * o.batch : (i + 1) * o.batch]
-            rgb = self._batch(chosen, step).to(self._device)
-            target = torch.from_numpy(labels[chosen]).float() * (1 - o.label_smoothing) + o.label_smoothing / 2
+                group["lr"] = rate
+            losses = self._step(batches, step)
+            found.append(losses[TOTAL])
+            if log is not None:
+                log.add(self._epoch + 1, step + 1, rate, losses, last=i + 1 == self._steps)
+            if self._progress is not None:
+                self._progress(StepRecord(self._epoch + 1, i + 1, self._steps, losses[TOTAL]))
+        return float(np.mean(found))
+
+    def _step(self, batches: Iterator[Mapping[str, Batch]], step: int) -> dict[str, float]:
+        """Move the weights once; return the losses, averaged over passes and processes."""
+        o, module = self._config.optimiser, self._task.module
+        self._optimiser.zero_grad(set_to_none=True)
+        seen, rows = [], []
+        for _ in range(o.accumulate):
+            batch = {name: part.to(self._device) for name, part in next(batches).items()}
+            seen.append(batch)
             with reduced(o.precision, self._device):
-                loss = self._task.loss(rgb, target.to(self._device))
-            if not bool(torch.isfinite(loss)):
-                self._keep_batch(rgb, chosen, step, "loss")
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
-            if o.clip_norm:
-                norm = nn.utils.clip_grad_norm_(module.parameters(), o.clip_norm)
-                if not bool(torch.isfinite(norm)):
-                    self._keep_batch(rgb, chosen, step, "gradient")
-            self._optimiser.step()
-            if self._average:
-                self._average.update(module, step)
-            losses.append(loss.item())
-        return float(np.mean(losses))
+                losses = self._task.training_step(batch)
+            own = torch.stack([value.detach().float() for value in losses.values()])
+            rows.append(dict(zip(losses, mean_of_numbers(own).tolist(), strict=True)))
+            if not math.isfinite(rows[-1][TOTAL]):
+                self._diverged([batch], step, "loss", own=bool(torch.isfinite(losses[TOTAL])))
+            if not self._task.needs.gradients:
+                (losses[TOTAL] / o.accumulate).backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        if self._task.needs.gradients and o.accumulate > 1:
+            torch._foreach_div_(gradients, o.accumulate)
+        average_gradients(gradients)
+        # Without clipping too: weights that are not finite would accuse the batch of the next step.
+        norm = nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(norm)):
+            self._diverged(seen, step, "gradient")
+        if o.clip_norm:
+            nn.utils.clip_grads_with_norm_(module.parameters(), o.clip_norm, norm)
+        self._optimiser.step()
+        if self._average:
+            self._average.update(module, step)
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-    def _batch(self, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], step: int) -> Tensor:
-        """Crops of one step. All randomness comes from (seed, step): a resumed run sees the same batches."""
-        rng = np.random.default_rng([self._config.seed, 1, step])
-        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
-        a = self._config.augment
-        crops = self._train.crops(chosen.tolist(), self._config.input.spec(), jitter=a.jitter(), rng=rng)
-        return augment(torch.from_numpy(crops), a, generator)
-
-    def _keep_batch(
-        self, rgb: Tensor, chosen: np.ndarray[tuple[int], np.dtype[np.int64]], step: int, what: str
-    ) -> None:
-        path = self._out / "diverged.npz"
-        np.savez_compressed(path, rgb=rgb.cpu().numpy(), indices=chosen, step=step)
+    def _diverged(self, seen: list[dict[str, Batch]], step: int, what: str, *, own: bool = False) -> None:
+        """Stop; keep the batch, unless it is another process's that went wrong (``own`` is in order)."""
+        if own and self._who.world > 1:
+            raise DivergedError(f"the {what} of step {step} is not finite in another process, which keeps its batch")
+        path = keep_batch(self._out, seen, step, self._who.rank)
         raise DivergedError(
             f"the {what} of step {step} is not finite; its batch is kept in {path}. Try a lower learning rate"
         )
 
-    def _kept_module(self) -> nn.Module:
-        return self._average.module if self._average else self._task.module
-
     def _evaluate(self, loss: float, seconds: float) -> EpochRecord:
         module, live = self._task.module, None
+        average_buffers(module)
         if self._average:
+            average_buffers(self._average.module)
             live = copy.deepcopy(module.state_dict())
             module.load_state_dict(self._average.module.state_dict())
-        scores = score_set(self._task.score, module, self._dev, self._config)
+        scores = self._dev_scores()
         if live is not None:
             module.load_state_dict(live)
         if not np.isfinite(scores).all():
@@ -262,14 +282,26 @@ class Trainer:
         eer = metrics.eer(scores, self._dev.labels).value
         if -eer > self._best:
             self._best = -eer
-            self._save_weights(BEST, auc, eer)
+            if self._who.first:
+                self._save_weights(BEST, auc, eer)
         rate = float(self._optimiser.param_groups[0]["lr"])
         return EpochRecord(self._epoch, loss, float(auc), float(eer), seconds, rate)
+
+    def _dev_scores(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Scores of the dev set; each process works out its share."""
+        rank, world, task = self._who.rank, self._who.world, self._task
+        places = range(rank, len(self._dev), world)
+        own = score_batches(task.score_batch, task.module, self._dev, self._config, needs=task.needs, places=places)
+        scores = np.empty(len(self._dev))
+        for k, part in enumerate(gathered(own)):
+            scores[k::world] = cast("np.ndarray[tuple[int], np.dtype[np.float64]]", part)
+        return scores
 
     def _save_weights(self, name: str, auc: float, eer: float) -> None:
         config = msgspec.to_builtins(self._config)
         meta = {"config": config, "epoch": self._epoch, "dev_auc": auc, "dev_eer": eer, "note": self._note}
-        save_checkpoint(self._out / name, self._kept_module().state_dict(), meta)
+        kept = self._average.module if self._average else self._task.module
+        save_checkpoint(self._out / name, kept.state_dict(), meta)
 
     def _save(self, name: str) -> None:
         state = {"module": self._task.module.state_dict(), "optimiser": self._optimiser.state_dict()}
@@ -279,6 +311,7 @@ class Trainer:
         meta = {
             "skeleton": skeleton,
             "epoch": self._epoch,
+            "position": self._position,
             "best": self._best if math.isfinite(self._best) else None,
             "config": msgspec.to_builtins(self._config),
         }
@@ -290,9 +323,7 @@ class Trainer:
         missing = {"config", "skeleton", "epoch", "best"} - set(meta)
         if missing:
             raise CheckpointError(f"{self._out / LAST} is not of a training run: {', '.join(sorted(missing))} missing")
-        if meta["config"] != json.loads(msgspec.json.encode(self._config)):
-            raise CheckpointError(f"{self._out} holds a run with another configuration; choose another folder")
-        self._check_same_sets()
+        self._check_same_run(checkpoint)
         state = cast("_State", restore(meta["skeleton"], checkpoint.tensors))
         self._task.module.load_state_dict(state["module"])
         self._optimiser.load_state_dict(state["optimiser"])
@@ -300,6 +331,7 @@ class Trainer:
         if self._average:
             self._average.module.load_state_dict(state["average"])
         self._epoch = int(str(meta["epoch"]))
+        self._position = int(str(meta.get("position", 0)))
         self._best = -math.inf if meta["best"] is None else float(str(meta["best"]))
 
     def _restore_layout(self) -> None:
@@ -313,35 +345,60 @@ class Trainer:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     moments[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
-    def _check_same_sets(self) -> None:
-        path = self._out / RECORD
+    def _check_same_run(self, checkpoint: Checkpoint) -> None:
+        """Refuse to go on with another configuration, or on other samples."""
         try:
-            record = msgspec.json.decode(path.read_bytes(), type=_SetsOfRun)
-        except FileNotFoundError:
-            return
-        except (OSError, msgspec.MsgspecError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}); choose another folder") from error
-        if (record.train, record.dev) != (self._train.info, self._dev.info):
+            config = msgspec.convert(checkpoint.metadata["config"], TrainConfig)
+        except msgspec.ValidationError as error:
             raise CheckpointError(
-                f"{self._out} holds a run on other sets ({record.train}, {record.dev}); choose another folder"
+                f"{self._out} holds a run with another configuration ({error}); choose another folder"
+            ) from error
+        if config.learnt() != self._config.learnt():
+            raise CheckpointError(f"{self._out} holds a run with another configuration; choose another folder")
+        before = read_sets(self._out)
+        if before is not None and not (_told(before[0], self._feed.info) and _told(before[1], self._dev_info())):
+            raise CheckpointError(
+                f"{self._out} holds a run on other sets (train {before[0]}, dev {before[1]}); choose another folder"
             )
 
-    def _trim_history(self) -> None:
-        """Drop the lines of epochs that were not saved any more when a run was interrupted."""
-        path = self._out / HISTORY
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-        if len(lines) > self._epoch:
-            path.write_text("".join(lines[: self._epoch]), encoding="utf-8")
+    def _dev_info(self) -> dict[str, JsonValue]:
+        described: dict[str, JsonValue] = msgspec.to_builtins(self._dev.info)
+        return described
 
     def _write_record(self) -> None:
-        record = {
-            "config": msgspec.to_builtins(self._config),
-            "note": self._note,
-            "train": msgspec.to_builtins(self._train.info),
-            "dev": msgspec.to_builtins(self._dev.info),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "parameters": sum(p.numel() for p in self._task.module.parameters()),
-        }
-        (self._out / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_record(
+            self._out,
+            {
+                "config": msgspec.to_builtins(self._config),
+                "note": self._note,
+                "train": self._feed.info,
+                "dev": self._dev_info(),
+                "parameters": sum(p.numel() for p in self._task.module.parameters()),
+                **surroundings(self._config, self._device, self._who.world),
+            },
+        )
+
+
+def _told(before: JsonValue, now: Mapping[str, JsonValue]) -> bool:
+    """Whether a record describes these samples; what it does not mention was not known yet when it was written."""
+    return isinstance(before, Mapping) and all(now.get(name) == value for name, value in before.items())
+
+
+def _check_dev(feed: Feed, dev: SampleSet, *, depth: bool) -> None:
+    """Refuse a dev set that would fail, or flatter, after the first epoch."""
+    check_classes("dev", dev)
+    if depth and not dev.has_depth:
+        raise DataError("the method looks at depth, but the dev set has none; make it with `simulate --depth`")
+    shared = feed.identities & {row.identity for row in dev.table}
+    if shared:
+        raise DataError(
+            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
+            "different splits"
+        )
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Put batch normalisation into evaluation mode: it keeps its statistics, its factors are still trained."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()

@@ -56,7 +56,6 @@ def test_values_come_from_the_file(tmp_path: Path) -> None:
         ("[optimiser]\nbatch = '64'", "Expected `int`, got `str`"),
         ("[augment]\nflip = true", "Expected `float`, got `bool`"),
         ("[optimiser]\nschedule = 'step'", "Invalid enum value 'step'"),
-        ("[method]\nname = 'cdcn'", "Invalid enum value 'cdcn'"),
         ("seed = ", "run.toml"),
         ("seed = -1", "seed must be >= 0, got -1"),
         ("[optimiser]\nlearning_rate = 0", "learning_rate must be > 0, got 0"),

@@ -86,10 +86,9 @@ def test_the_run_is_described_beside_its_checkpoints(tmp_path: Path) -> None:
     list(trainer(tmp_path, settings(epochs=1)).run())
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["config"]["optimiser"]["batch"] == 8
-    assert (record["train"], record["dev"]) == (
-        {"split": "train", "seed": 0, "n": 32, "depth": False, "format": "npy", "version": 3},
-        {"split": "dev", "seed": 0, "n": 24, "depth": False, "format": "npy", "version": 3},
-    )
+    for name, n in (("train", 32), ("dev", 24)):
+        told = {"split": name, "seed": 0, "n": n, "depth": False, "format": "npy", "version": 3}
+        assert record[name].items() >= told.items()
     # 3·6·9 + 6, twice 6, 6·5·9 + 5, 5 + 1
     assert record["parameters"] == 168 + 12 + 275 + 6
 
@@ -285,14 +284,14 @@ def test_the_epoch_with_the_lowest_dev_eer_is_kept_and_of_equals_the_first(
     """Scores by hand: of 12 against 12, so many of each class on the wrong side."""
     wrong = iter([6, 3, 1, 1, 4])
 
-    def scripted(*_: object) -> np.ndarray:
+    def scripted(*_: object, **__: object) -> np.ndarray:
         k, labels = next(wrong), DEV.labels
         scores = labels.astype(np.float64)
         scores[np.flatnonzero(labels == 1)[:k]] = 0
         scores[np.flatnonzero(labels == 0)[:k]] = 1
         return scores + np.linspace(0, 0.1, len(scores))
 
-    monkeypatch.setattr(loop, "score_set", scripted)
+    monkeypatch.setattr(loop, "score_batches", scripted)
     task = ToyTask()
     weights = []
     records = []

@@ -97,7 +97,7 @@ def test_fit_trains_records_and_refuses_another_configuration(
     assert run(monkeypatch, "fit", config, *arguments) == 0
     assert "epoch 1: loss" in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
-        "best.safetensors", "last.safetensors", "history.jsonl", "run.json",
+        "best.safetensors", "last.safetensors", "history.jsonl", "log.csv", "run.json",
     }  # fmt: skip
     config.write_text(CONFIG.replace("epochs = 1", "epochs = 2"))
     assert run(monkeypatch, "fit", config, *arguments) == 3

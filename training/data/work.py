@@ -26,6 +26,7 @@ from training.data.manifest import Split, read_manifest
 from training.data.simulate import Sample, Simulator
 from training.data.simulate.mesh import build_meshes
 from training.data.simulate.scene import build_tiles, read_backgrounds
+from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow
 from training.errors import DataError
 
@@ -44,6 +45,7 @@ class Recipe:
         split: Which identities.
         seed: Seed of the set.
         depth: Simulate a depth camera too.
+        picture_px: Side of the pictures.
     """
 
     data: Path
@@ -51,6 +53,7 @@ class Recipe:
     split: Split
     seed: int
     depth: bool = False
+    picture_px: int = PICTURE_PX
 
     def simulator(self) -> Simulator:
         """Make the simulator; the first time, its tiles are cut and cached.
@@ -58,10 +61,13 @@ class Recipe:
         Raises:
             DataError: The pack or one of its pictures cannot be read.
         """
-        return make_simulator(self.data, self.cache, self.split, self.seed, depth=self.depth)
+        place = self.data, self.cache, self.split, self.seed
+        return make_simulator(*place, depth=self.depth, picture_px=self.picture_px)
 
 
-def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: bool = False) -> Simulator:
+def make_simulator(
+    data: Path, cache: Path, split: Split, seed: int, *, depth: bool = False, picture_px: int = PICTURE_PX
+) -> Simulator:
     """A simulator over one split of the face pack; tiles and meshes are cached under ``cache``.
 
     Raises:
@@ -70,7 +76,8 @@ def make_simulator(data: Path, cache: Path, split: Split, seed: int, *, depth: b
     pictures = read_manifest(data, [split])
     tiles = build_tiles(pictures, cache / f"tiles_{split}.npy")
     meshes = build_meshes(data, pictures, cache / f"meshes_{split}")
-    return Simulator(pictures, tiles, read_backgrounds(data), seed=seed, meshes=meshes, depth=depth)
+    rooms = read_backgrounds(data)
+    return Simulator(pictures, tiles, rooms, seed=seed, meshes=meshes, depth=depth, picture_px=picture_px)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,153 @@
+"""From a configuration to a finished run: opens the data, joins the processes, shows how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from training.build import build_task
+from training.config import SIMULATE, TrainConfig, check_config
+from training.data.manifest import data_folder
+from training.data.samples import SampleSet, make_set
+from training.data.work import Recipe
+from training.distributed import Processes, choose_device, process_group, wait_for_all
+from training.feeds import Feed, SetFeed, StreamFeed
+from training.loop import Trainer
+from training.runlog import StepRecord
+from training.tasks import Needs, as_step_task
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Folders of a run.
+
+    Attributes:
+        out: Checkpoints, history, log and the run record.
+        data: The face pack; by default where the environment variable says. Needed only where something is simulated.
+        cache: Tiles, and the simulated dev set.
+    """
+
+    out: Path
+    data: Path | None
+    cache: Path
+
+
+def overridden(
+    config: TrainConfig,
+    *,
+    train: str | None = None,
+    dev: str | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+) -> TrainConfig:
+    """A configuration with what the command line says.
+
+    Raises:
+        ConfigError: A value cannot be used.
+    """
+    data = {name: value for name, value in (("train", train), ("dev", dev)) if value is not None}
+    machine = {name: value for name, value in (("workers", workers), ("device", device)) if value is not None}
+    changed: TrainConfig = msgspec.structs.replace(
+        config,
+        data=msgspec.structs.replace(config.data, **data),
+        machine=msgspec.structs.replace(config.machine, **machine),
+    )
+    check_config(changed)
+    return changed
+
+
+def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
+    """Train as a configuration says, from the last checkpoint if there is one.
+
+    Raises:
+        TrainingError: See :meth:`training.loop.Trainer.run`; besides, a face pack or set that is not there.
+    """
+    with process_group(choose_device(config.machine.device)) as who:
+        torch.manual_seed(config.seed)
+        task = as_step_task(build_task(config))
+        dev = open_dev(config, places, task.needs, who, console)
+        feed = open_feed(config, places, task.needs, who)
+        try:
+            with _bar(config, console, who) as bar:
+                trainer = Trainer(task, config, feed, dev, places.out, progress=bar)
+                for record in trainer.run():
+                    if who.first:
+                        console.print(record.line())
+        finally:
+            feed.close()
+
+
+def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes) -> Feed:
+    """Training samples as the configuration says: a set, or a stream.
+
+    Raises:
+        DataError: There is no face pack, or no set.
+    """
+    d = config.data
+    if d.train != SIMULATE:
+        return SetFeed(SampleSet.load(Path(d.train)), config, needs)
+    depth = d.depth or needs.depth
+    recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px)
+    # One process cuts the tiles, the others find them.
+    if who.first:
+        recipe.simulator()
+    wait_for_all()
+    return StreamFeed(recipe, config, needs)
+
+
+def open_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, console: Console) -> SampleSet:
+    """Dev samples as the configuration says: a set on disk; or one that is simulated now, unless the cache has it.
+
+    Raises:
+        DataError: There is no face pack, or no set.
+    """
+    d = config.data
+    if d.dev != SIMULATE:
+        return SampleSet.load(Path(d.dev))
+    depth = d.depth or needs.depth
+    folder = places.cache / f"dev_{d.dev_seed}_{d.dev_samples}{'_depth' if depth else ''}"
+    if who.first:
+        # No workers are known to this function's steps but all cores: training has not begun.
+        steps = make_set(data_folder(places.data), folder, "dev", d.dev_samples, seed=d.dev_seed, depth=depth,
+                         workers=config.machine.workers or None)  # fmt: skip
+        with Progress(*_columns(), console=console, transient=True) as progress:
+            bar = progress.add_task("simulating dev", total=d.dev_samples)
+            for done, _ in steps:
+                progress.update(bar, completed=done)
+    wait_for_all()
+    return SampleSet.load(folder)
+
+
+def _columns() -> tuple[TextColumn | BarColumn | MofNCompleteColumn | TimeRemainingColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+
+
+class _Bar:
+    """A bar per epoch."""
+
+    def __init__(self, progress: Progress, epochs: int) -> None:
+        self._progress, self._epochs = progress, epochs
+        self._task: TaskID = progress.add_task("starting", total=None)
+
+    def __call__(self, record: StepRecord) -> None:
+        if record.step == 1:
+            self._progress.reset(self._task)
+        text = f"epoch {record.epoch}/{self._epochs}, loss {record.loss:.4f}"
+        self._progress.update(self._task, description=text, completed=record.step, total=record.steps)
+
+
+@contextmanager
+def _bar(config: TrainConfig, console: Console, who: Processes) -> Iterator[_Bar | None]:
+    """A progress bar; none in other processes than the first."""
+    if not who.first:
+        yield None
+        return
+    with Progress(*_columns(), console=console, transient=True) as progress:
+        yield _Bar(progress, config.optimiser.epochs)

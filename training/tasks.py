@@ -1,0 +1,244 @@
+"""The seam between methods and the training loop: what a method asks for, what it gets, and what it gives back.
+
+There are two ways to be trained:
+
+* :class:`Task`, for whoever needs nothing but mixed batches of pictures: ``loss(rgb, labels)`` and ``score(rgb)``.
+* :class:`StepTask`, for everybody else. It says in :class:`Needs` what it wants to see (depth) and how batches are to
+  be put together (mixed, or one batch per domain), and brings its own step::
+
+      class Gentle:                                   # a method that learns from several domains
+          needs = Needs(depth=True, domains=True)
+
+          def training_step(self, batches):           # {"kiosk": Batch, "webcam_480p": Batch, ...}
+              losses = {name: self._loss(batch) for name, batch in batches.items()}
+              return {"total": sum(losses.values()), **losses}
+
+          def score_batch(self, batch):               # (N,) scores in [0, 1], higher = bona fide
+              return torch.sigmoid(self._logits(batch))
+
+  ``total`` is differentiated, every other entry is logged. The loop calls ``backward`` and moves the weights. A step
+  that differentiates inside itself (an inner step of meta-learning) may do so, with :func:`torch.autograd.grad`; one
+  that makes gradients in its own way says ``Needs(gradients=True)``, adds to ``parameter.grad`` and returns numbers.
+
+Most methods are a network, a loss and scores (:class:`training.methods.base.Method`): :class:`MethodStep` makes a task
+of one, given a function from :class:`Batch` to the network's input. A task is registered in ``training.build.METHODS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from training.errors import ConfigError
+from training.methods.base import LossesT, Method, OutputT, without_autocast
+
+#: Name of the only batch of a task that does not ask for domains.
+MIXED = "mixed"
+#: Key of the loss that is differentiated.
+TOTAL = "total"
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a task asks of the loop.
+
+    Attributes:
+        depth: It reads :attr:`Batch.depth`; every sample must have a depth map.
+        domains: It wants a batch of each domain in every step, each half bona fide and half attack, instead of one
+            mixed batch. ``optimiser.batch`` is shared out among the domains.
+        gradients: Its step adds to the gradients of its parameters itself; the loop does not call ``backward``.
+        compiles: Whether ``torch.compile`` may be used; it has no second-order gradients.
+    """
+
+    depth: bool = False
+    domains: bool = False
+    gradients: bool = False
+    compiles: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Samples as the network sees them.
+
+    Attributes:
+        rgb: uint8 (N, S, S, 3), red first.
+        labels: float32 (N,): 1 bona fide, 0 attack, or smoothed.
+        depth: uint8 (N, S, S), normalised per face (:func:`fasedge.depth.depth_to_bytes`), near is small and 0 is
+            nearest or no return; ``None`` where the task did not ask for it.
+        domains: Domain of each sample.
+        indices: Number of each sample in its set or stream.
+    """
+
+    rgb: Tensor
+    labels: Tensor
+    depth: Tensor | None = None
+    domains: Sequence[str] = ()
+    indices: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        depth = None if self.depth is None else self.depth.to(device, non_blocking=True)
+        rgb, labels = self.rgb.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
+        return replace(self, rgb=rgb, labels=labels, depth=depth)
+
+
+class Trained(Protocol):
+    """What both kinds of task have."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds every parameter."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move every network, trained or not, to a device; pictures and labels are expected there from then on."""
+        ...
+
+
+class ScoringTask(Trained, Protocol):
+    """Something that scores pictures, uint8 (N, S, S, 3), red first."""
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """Scores (N,), higher = bona fide."""
+        ...
+
+
+class Task(ScoringTask, Protocol):
+    """What the loop trains: a module with its loss and its score."""
+
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss; labels are float32 (N,), possibly smoothed."""
+        ...
+
+
+@runtime_checkable
+class StepTask(Trained, Protocol):
+    """A task that says what it needs and brings its own step."""
+
+    @property
+    def needs(self) -> Needs:
+        """What the loop must supply."""
+        ...
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Scalar losses of a step by name; ``total`` is differentiated, the others are logged.
+
+        With several processes each gets its share of every batch, and the loop averages the gradients: losses should be
+        means over samples. What is nonlinear in a gradient must average it first
+        (:func:`training.distributed.mean_over_processes`).
+
+        Args:
+            batches: One batch per domain, or one named :data:`MIXED`. They lie on the task's device.
+        """
+        ...
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        """Scores (N,), higher = bona fide."""
+        ...
+
+
+class PlainStep:
+    """A :class:`Task` as a :class:`StepTask`.
+
+    Args:
+        task: It gets mixed batches and never sees more than pictures and labels.
+    """
+
+    needs = Needs()
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    @property
+    def module(self) -> nn.Module:
+        """The task's module."""
+        return self._task.module
+
+    def to(self, device: torch.device) -> None:
+        """Move the task."""
+        self._task.to(device)
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """The task's loss."""
+        batch = batches[MIXED]
+        return {TOTAL: self._task.loss(batch.rgb, batch.labels)}
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        """The task's score."""
+        return self._task.score(batch.rgb)
+
+
+def as_step_task(task: Task | StepTask) -> StepTask:
+    """One kind of task for the loop."""
+    return task if isinstance(task, StepTask) else PlainStep(task)
+
+
+class MethodStep(Generic[OutputT, LossesT]):
+    """A :class:`training.methods.base.Method` as a :class:`StepTask`: forward, loss, one of its scores.
+
+    Args:
+        method: Network, loss and scores.
+        see: From a batch to the network's input; a module where it has buffers to be moved along.
+        needs: What ``see`` reads. Domains are not for this class: their batches would have to be weighed.
+        score: Name of the score; the method's primary one by default.
+
+    Raises:
+        ConfigError: Domains are asked for.
+    """
+
+    def __init__(
+        self,
+        method: Method[OutputT, LossesT],
+        see: Callable[[Batch], Tensor],
+        needs: Needs | None = None,
+        *,
+        score: str | None = None,
+    ) -> None:
+        self._method, self._see, self._needs = method, see, needs or Needs()
+        self._score = score or method.primary_score
+        if self._needs.domains:
+            raise ConfigError(f"{type(method).__name__} has no step of its own: it cannot be given a batch per domain")
+
+    @property
+    def needs(self) -> Needs:
+        """What the network sees."""
+        return self._needs
+
+    @property
+    def module(self) -> Method[OutputT, LossesT]:
+        """The method."""
+        return self._method
+
+    def to(self, device: torch.device) -> None:
+        """Move the method and its first layer."""
+        self._method.to(device)
+        if isinstance(self._see, nn.Module):
+            self._see.to(device)
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """Forward and loss; the parts of the loss are logged under their names."""
+        batch = batches[MIXED]
+        outputs: OutputT = self._method(self._see(batch))
+        with without_autocast(batch.rgb.device.type):
+            return named_losses(self._method.loss(outputs, batch.labels))
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        """The chosen score."""
+        return self._method.scores(self._method(self._see(batch)))[self._score]
+
+
+def named_losses(losses: object) -> dict[str, Tensor]:
+    """Losses of a method, a named tuple or anything with ``total``, by name."""
+    if isinstance(losses, tuple) and hasattr(losses, "_asdict"):
+        return {name: value for name, value in losses._asdict().items() if isinstance(value, Tensor)}
+    total = getattr(losses, TOTAL, None)
+    if not isinstance(total, Tensor):
+        raise TypeError(f"expected losses with a tensor {TOTAL!r}, got {type(losses).__name__}")
+    return {TOTAL: total}

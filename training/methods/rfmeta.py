@@ -172,14 +172,12 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> Features:
         """Map (N, 6, S, S) images to :class:`Features` of (S / 8)² cells."""
-        x = self.stem(x)
-        levels = []
-        for block in self.blocks:
-            x = block(x)
-            levels.append(x)
+        first, second, third = self.blocks
+        one = first(self.stem(x))
+        two = second(one)
+        deep = third(two)
         # Adaptive pooling to the last level's size, whose factors are always 4 and 2.
-        pooled = [avg_pool2d(levels[0], 4), avg_pool2d(levels[1], 2), levels[2]]
-        return Features(levels[2], torch.cat(pooled, dim=1))
+        return Features(deep, torch.cat([avg_pool2d(one, 4), avg_pool2d(two, 2), deep], dim=1))
 
     def deep(self, x: Tensor) -> Tensor:
         """The deep features alone, which is all that inference needs."""
@@ -191,10 +189,6 @@ class FeatureExtractor(nn.Module):
 
 class MetaLearner(nn.Module):
     """M: three convolutions, global average, one logit; 1,625,217 parameters at width 1.
-
-    Args:
-        width: Factor on the channels.
-        momentum: Of its batch norms.
 
     Source: RFMeta, supplementary material, table of layers.
     """
@@ -222,9 +216,6 @@ class DepthEstimator(nn.Sequential):
 
     Maps the pyramid (N, 384 · width, m, m) to depth maps (N, 1, m, m), values ≥ 0.
 
-    Args:
-        width: Factor on the channels.
-
     Source: RFMeta, supplementary material, table of layers.
     """
 
@@ -236,13 +227,13 @@ class DepthEstimator(nn.Sequential):
 class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
     """The three networks of RFMeta.
 
+    Args:
+        config: Settings; the profile ``default`` if not given.
+
     Attributes:
         extractor: F.
         learner: M, the only part that the inner step changes.
         estimator: D, or ``None``; of no use after training.
-
-    Args:
-        config: Settings; the profile ``default`` if not given.
 
     Source: RFMeta, figure 2 and supplementary material.
     """

@@ -86,9 +86,9 @@ def depth_to_bytes(depth_mm: UInt16Array, measured: FaceDepth) -> UInt8Array:
 
     Source: as for :func:`measure_face_depth`; n = 3 deviations on either side. That holes stay 0 is ours.
     """
-    scaled = (depth_mm.astype(np.float64) - measured.median_mm + SPREADS * measured.spread_mm) * (
-        255.0 / (2.0 * SPREADS * measured.spread_mm)
-    )
+    # In this order, and in doubles, all before the division is exact: whole numbers are not cut to the one below.
+    risen = depth_mm.astype(np.float64) - measured.median_mm + SPREADS * measured.spread_mm
+    scaled = 255.0 * risen / (2.0 * SPREADS * measured.spread_mm)
     return np.asarray(np.where(depth_mm > HOLE_MM, np.clip(scaled, 0.0, 255.0), 0.0), np.uint8)
 
 

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fasedge.depth import measure_face_depth
 from fasedge.geometry import crop_square
 from fasedge.preprocess import InputSpec, crop_face
-from fasedge.types import Box, Face, Frame, UInt8Array, UInt16Array
+from fasedge.types import Face, Frame, UInt8Array, UInt16Array
 from training.errors import ConfigError
 
 #: Eyes nearer than this, in pixels, give no direction.
@@ -71,8 +72,9 @@ class Crop:
     Attributes:
         picture: uint8 (S, S, 3), red first.
         depth_mm: uint16 (S, S), 0 where nothing returns, or ``None``.
-        params: What was found: ``face_score``, ``face_px``, and with depth ``depth_median`` and ``depth_mad`` of the
-            face box before the cut, from which methods normalise depth.
+        params: What was found: ``face_score``, ``face_px``, and with depth ``depth_median_mm`` and
+            ``depth_spread_mm`` of the face box before the cut (see :func:`fasedge.depth.measure_face_depth`); without
+            these two the box shows no depth.
     """
 
     picture: UInt8Array
@@ -109,27 +111,12 @@ def cut(frame: Frame, face: Face, rule: CropRule) -> Crop:
         picture = _warp_colour(frame.rgb, matrix, rule.size_px)
     if frame.depth_mm is None:
         return Crop(picture, None, params)
-    median, mad = depth_statistics(frame.depth_mm, face.box)
+    measured = measure_face_depth(frame.depth_mm, face.box)
+    if measured is not None:
+        params |= {"depth_median_mm": measured.median_mm, "depth_spread_mm": measured.spread_mm}
     # Nearest neighbour: between a face and the wall behind it there is nothing.
     depth_mm = cv2.warpAffine(frame.depth_mm, matrix, (rule.size_px, rule.size_px), flags=cv2.INTER_NEAREST)
-    return Crop(picture, np.asarray(depth_mm, np.uint16), {**params, "depth_median": median, "depth_mad": mad})
-
-
-def depth_statistics(depth_mm: UInt16Array, box: Box) -> tuple[float, float]:
-    """Median, and median distance from it, of the depths in a face box, without holes; at least 1 the latter.
-
-    Source: depth normalisation of CMFL's released configuration; values up to 1 are holes. The floor is ours: a flat
-    print held parallel to the camera would divide by zero.
-    """
-    height, width = depth_mm.shape
-    x1, y1 = max(0, round(box.x1)), max(0, round(box.y1))
-    x2, y2 = min(width, round(box.x2)), min(height, round(box.y2))
-    values = depth_mm[y1:y2, x1:x2].astype(np.float64)
-    values = values[values > 1]
-    if not values.size:
-        return 0.0, 1.0
-    median = float(np.median(values))
-    return median, max(1.0, float(np.median(np.abs(values - median))))
+    return Crop(picture, np.asarray(depth_mm, np.uint16), params)
 
 
 def _eyes(face: Face) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -35,7 +35,7 @@ FinderFactory = Callable[[], FaceFinder]
 _TURN_FRAMES = 3
 _LEVEL_DEG = 45.0
 #: Depth that a data set has already normalised to 0…255 passes the normalisation of methods unchanged with these.
-_NORMALISED = {"depth_median": 127.5, "depth_mad": 42.5}
+_NORMALISED = {"depth_median_mm": 127.5, "depth_spread_mm": 42.5}
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,8 +112,8 @@ def _add(part: Part, record: Record, rule: CropRule, finder: FaceFinder, item: P
             part.dropped.append(_dropped(record, item.index, reason, detail))
             return
         crop = cut(frame, faces[0], rule)
-    if rule.depth and (crop.depth_mm is None or not crop.depth_mm.any()):
-        part.dropped.append(_dropped(record, item.index, "no_depth", "no depth in the face's region"))
+    if rule.depth and "depth_median_mm" not in crop.params:
+        part.dropped.append(_dropped(record, item.index, "no_depth", "no depth inside the face box"))
         return
     part.pictures.append(crop.picture)
     if crop.depth_mm is not None:

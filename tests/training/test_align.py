@@ -1,0 +1,130 @@
+"""Crops: where eyes and edges land, against places worked out by hand and pictures whose content says where it was."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from fasedge.preprocess import InputSpec, crop_face
+from fasedge.testing import synthetic_face
+from fasedge.types import Box, Face, Frame
+from training.data.align import RULES, CropRule, cut, refusal
+from training.errors import ConfigError
+
+
+def rule(kind: str, size_px: int = 224, scale: float = 1.0, *, depth: bool = False) -> CropRule:
+    return CropRule("test", kind, size_px, scale, 1, 10, depth)  # type: ignore[arg-type]
+
+
+def face_with_eyes(right: tuple[float, float], left: tuple[float, float], box: Box) -> Face:
+    points = np.tile(np.array(box.center, np.float32), (6, 1))
+    points[0], points[1] = right, left
+    return Face(box, 0.9, points)
+
+
+def dotted(size: tuple[int, int], *places: tuple[float, float]) -> np.ndarray:
+    """Black, with a soft white dot round each place (x, y), places as in fasedge: pixel centres at halves."""
+    ys, xs = np.mgrid[: size[1], : size[0]] + 0.5
+    field = sum(np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18) for x, y in places)
+    return np.repeat((np.clip(field, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def center_of(picture: np.ndarray, half: slice) -> tuple[float, float]:
+    """Centre of gravity of the light in some columns, in whole pixel numbers."""
+    light = picture[..., 0].astype(float)
+    light[:, : half.start], light[:, half.stop :] = 0, 0
+    ys, xs = np.mgrid[: light.shape[0], : light.shape[1]]
+    return float((xs * light).sum() / light.sum()), float((ys * light).sum() / light.sum())
+
+
+@pytest.mark.parametrize("roll_deg", [0, 25, -40])
+@pytest.mark.parametrize("distance", [60.0, 112.5, 300.0])
+def test_eyes_land_where_the_released_code_puts_them(roll_deg: float, distance: float) -> None:
+    angle = math.radians(roll_deg)
+    dx, dy = distance / 2 * math.cos(angle), distance / 2 * math.sin(angle)
+    right, left = (400 - dx, 380 - dy), (400 + dx, 380 + dy)
+    face = face_with_eyes(right, left, Box(200, 200, 600, 600))
+    crop = cut(Frame(dotted((800, 800), right, left)), face, rule("eyes"))
+    # Row 56 for both; columns 55.5 and 168 (subject's right eye is on the picture's left).
+    assert center_of(crop.picture, slice(0, 112)) == pytest.approx((55.5, 56.0), abs=0.3)
+    assert center_of(crop.picture, slice(112, 224)) == pytest.approx((168.0, 56.0), abs=0.3)
+
+
+def test_a_levelled_crop_has_level_eyes_and_the_box_in_its_middle() -> None:
+    right, left = (380.0, 370.0), (440.0, 400.0)
+    face = face_with_eyes(right, left, Box(300, 300, 500, 500))
+    crop = cut(Frame(dotted((800, 800), right, left)), face, rule("level", 256, 1.2))
+    first, second = center_of(crop.picture, slice(0, 140)), center_of(crop.picture, slice(140, 256))
+    assert first[1] == pytest.approx(second[1], abs=0.4)
+    # The crop is 1.2 * 200 = 240 px wide and 256 px in the end.
+    assert second[0] - first[0] == pytest.approx(math.hypot(60, 30) * 256 / 240, abs=0.5)
+    middle = cut(Frame(dotted((800, 800), (400.0, 400.0))), face, rule("level", 256, 1.2)).picture
+    assert center_of(middle, slice(0, 256)) == pytest.approx((127.5, 127.5), abs=0.3)
+
+
+def test_a_box_crop_is_the_one_that_the_detector_cuts() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    face = synthetic_face()
+    crop = cut(Frame(rgb), face, rule("box", 64))
+    np.testing.assert_array_equal(crop.picture, crop_face(rgb, face.box, InputSpec(size_px=64, crop_scale=1.0)))
+
+
+def test_depth_is_cut_like_colour_and_keeps_its_values() -> None:
+    depth = np.full((240, 320), 900, np.uint16)
+    depth[120:, :] = 2000
+    face = face_with_eyes((138.0, 100.0), (182.0, 100.0), Box(110, 70, 210, 170))
+    for kind in ("box", "level", "eyes"):
+        crop = cut(Frame(np.zeros((240, 320, 3), np.uint8), depth), face, rule(kind, 100))
+        assert crop.depth_mm is not None
+        assert set(np.unique(crop.depth_mm).tolist()) == {900, 2000}
+    # The box is 100 px, so the box crop at 100 px is the frame's own: rows 70 to 169, the step at row 50.
+    box = cut(Frame(np.zeros((240, 320, 3), np.uint8), depth), face, rule("box", 100)).depth_mm
+    assert box is not None
+    np.testing.assert_array_equal(box, depth[70:170, 110:210])
+
+
+def test_depth_outside_the_picture_is_no_return() -> None:
+    depth = np.full((60, 60), 700, np.uint16)
+    crop = cut(Frame(np.zeros((60, 60, 3), np.uint8), depth), Face(Box(-20, 0, 20, 40)), rule("box", 40))
+    assert crop.depth_mm is not None
+    np.testing.assert_array_equal(crop.depth_mm[:, :20], 0)
+    np.testing.assert_array_equal(crop.depth_mm[:, 20:], 700)
+
+
+def test_depth_is_measured_in_the_box_before_the_cut() -> None:
+    depth = np.full((40, 40), 5000, np.uint16)
+    depth[10:30, 10:30] = 600
+    depth[10:20, 10:20] = 0
+    crop = cut(Frame(np.zeros((40, 40, 3), np.uint8), depth), Face(Box(10, 10, 30, 30)), rule("box", 32, 2.0))
+    assert (crop.params["depth_median_mm"], crop.params["depth_spread_mm"]) == (600.0, 1.0)
+    hole = cut(Frame(np.zeros((40, 40, 3), np.uint8), depth), Face(Box(11, 11, 19, 19)), rule("box", 32))
+    assert "depth_median_mm" not in hole.params
+
+
+def test_faces_that_cannot_be_cut_are_refused_with_a_reason() -> None:
+    small, blind = synthetic_face(side_px=49), Face(Box(0, 0, 100, 100))
+    assert refusal(small, RULES["cmfl"]) == "face_too_small"
+    assert refusal(synthetic_face(side_px=51), RULES["cmfl"]) == ""
+    assert refusal(blind, RULES["cmfl"]) == "no_eyes"
+    assert refusal(blind, RULES["a-deeppixbis"]) == ""
+    same = face_with_eyes((50, 50), (50, 50), Box(0, 0, 100, 100))
+    assert refusal(same, RULES["rfmeta"]) == "no_eyes"
+    with pytest.raises(ConfigError, match="needs both eyes"):
+        cut(Frame(np.zeros((100, 100, 3), np.uint8)), blind, RULES["rfmeta"])
+
+
+def test_methods_have_the_sizes_and_frames_of_their_papers() -> None:
+    found = {name: (r.kind, r.size_px, r.scale, r.frames) for name, r in RULES.items()}
+    assert found == {
+        "a-deeppixbis": ("box", 224, 1.0, 20),
+        "deeppixbis": ("eyes", 224, 1.0, 20),
+        "cmfl": ("eyes", 224, 1.0, 10),
+        "rfmeta": ("level", 256, 1.2, 25),
+    }
+
+
+def test_a_rule_that_cannot_work_is_refused() -> None:
+    with pytest.raises(ConfigError, match="frames >= 1"):
+        CropRule("x", "box", 224, 1.0, 0, 0)

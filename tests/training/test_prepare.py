@@ -1,0 +1,393 @@
+"""From recordings to sample sets, with a face finder that finds what is drawn; nothing of it is anybody's likeness."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fasedge.errors import EngineError
+from fasedge.faces import FaceFinder
+from fasedge.testing import FakeFaceFinder, synthetic_face
+from fasedge.types import Face, UInt8Array
+from tests.training.fixtures import recordings
+from tests.training.fixtures.recordings import FRAMES, HEIGHT, WIDTH, Tree, write_video
+from training import prepare as program
+from training.data import parts, preparing
+from training.data.align import RULES, CropRule
+from training.data.prepare_report import write_report
+from training.data.preparing import Request, check_recordings, prepare
+from training.data.presentations import evenly, read_frames
+from training.data.protocols import Record, load_protocol
+from training.data.samples import SampleSet
+from training.errors import DataError, ProtocolError
+
+FACE = synthetic_face((WIDTH / 2, HEIGHT / 2), 100.0)
+FINDER = partial(FakeFaceFinder, (FACE,))
+RULE = CropRule("test", "box", 32, 1.0, 3, 20)
+
+
+class Drawn:
+    """Finds the drawn face only where it stands upright: its eyes are light spots in the upper half."""
+
+    name = "drawn"
+
+    def find(self, rgb: UInt8Array) -> tuple[Face, ...]:
+        if rgb.shape[:2] != (HEIGHT, WIDTH):
+            return ()
+        upper, lower = (float((half > 225).all(2).mean()) for half in (rgb[: HEIGHT // 2], rgb[HEIGHT // 2 :]))
+        return (FACE,) if upper > lower else ()
+
+    def close(self) -> None:
+        pass
+
+
+def request(root: Path, out: Path, **changes: object) -> Request:
+    fields: dict[str, object] = {
+        "protocol": load_protocol("generic", {"generic": root}),
+        "rule": RULE,
+        "finder": FINDER,
+        "finder_name": "fake",
+        "out": out,
+    }
+    return Request(**(fields | changes))  # type: ignore[arg-type]
+
+
+def run(made: Request) -> list[str]:
+    """Prepare to the end; the steps in their order."""
+    return list(dict.fromkeys(step.step for step in prepare(made)))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return recordings.own_tree(tmp_path / "own")
+
+
+def content(out: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "expected"),
+    [(10, 2, [2, 7]), (6, 3, [1, 3, 5]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (0, 4, []), (100, 1, [50])],
+)
+def test_frames_are_the_middles_of_equal_parts(total: int, wanted: int, expected: list[int]) -> None:
+    assert evenly(total, wanted) == expected
+
+
+def test_a_prepared_tree_becomes_sets_that_training_reads(tree: Tree, tmp_path: Path) -> None:
+    steps = run(request(tree.root, tmp_path / "out"))
+    assert steps == ["checking recordings", "finding faces", "writing sets"]
+    for split in ("train", "dev", "test"):
+        samples = SampleSet.load(tmp_path / "out" / split)
+        # Two people, one bona fide and two attacks each, three frames of each recording.
+        assert (len(samples), samples.labels.sum()) == (2 * 3 * 3, 2 * 3)
+        assert samples.picture(0).shape == (32, 32, 3)
+        row = samples.table[0]
+        assert (row.source, row.species, row.identity) == ("generic", "print", f"generic/{split}_anna")
+        assert [r.params["frame"] for r in samples.table[:3]] == [1, 3, 5]
+        assert len({r.params["video"] for r in samples.table}) == 6
+        assert [r.index for r in samples.table] == list(range(18))
+        assert samples.info.split == split
+    assert not (tmp_path / "out" / "parts").exists()
+
+
+def test_a_crop_at_scale_one_gives_the_prepared_picture_back(tree: Tree, tmp_path: Path) -> None:
+    from fasedge.preprocess import InputSpec
+
+    run(request(tree.root, tmp_path / "out"))
+    samples = SampleSet.load(tmp_path / "out" / "dev")
+    np.testing.assert_array_equal(samples.crops([4], InputSpec(size_px=32, crop_scale=1.0))[0], samples.picture(4))
+
+
+def test_processes_give_the_same_sets_as_one(tree: Tree, tmp_path: Path) -> None:
+    run(request(tree.root, tmp_path / "one"))
+    run(request(tree.root, tmp_path / "two", workers=2))
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_an_interrupted_preparation_goes_on_where_it_stopped(tree: Tree, tmp_path: Path) -> None:
+    run(request(tree.root, tmp_path / "whole"))
+    steps = prepare(request(tree.root, tmp_path / "out"))
+    for step in steps:
+        if step.step == "finding faces" and step.done == 7:
+            break
+    steps.close()  # type: ignore[attr-defined]  # a generator
+    (tmp_path / "out" / "parts" / "killed.123.partial").write_bytes(b"half")
+    again = [step for step in prepare(request(tree.root, tmp_path / "out")) if step.step == "finding faces"]
+    assert [step.done for step in again] == list(range(8, 19))
+    assert content(tmp_path / "whole") == content(tmp_path / "out")
+    assert run(request(tree.root, tmp_path / "out")) == ["writing sets"]
+
+
+def test_a_set_that_was_not_written_to_its_end_is_written_anew(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = request(tree.root, tmp_path / "out")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(preparing, "_info", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(made)
+    with pytest.raises(DataError):
+        SampleSet.load(tmp_path / "out" / "train")
+    run(made)
+    assert len(SampleSet.load(tmp_path / "out" / "train")) == 18
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rule": CropRule("test", "box", 48, 1.0, 3, 20)}, "another rule"),
+        ({"finder_name": "mediapipe"}, "another finder"),
+    ],
+)
+def test_a_folder_with_another_preparation_is_refused(
+    tree: Tree, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    run(request(tree.root, tmp_path / "out"))
+    with pytest.raises(DataError, match=message):
+        run(request(tree.root, tmp_path / "out", **changes))
+
+
+def test_a_folder_with_something_else_in_it_is_refused(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(DataError, match="is not empty"):
+        run(request(tree.root, tmp_path / "out"))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
+def test_every_recording_that_cannot_be_read_is_named_before_the_work(tree: Tree, tmp_path: Path) -> None:
+    def replace(path: str, data: bytes) -> None:
+        (tree.root / path).unlink()  # a hard link: the others keep their content
+        (tree.root / path).write_bytes(data)
+
+    replace("train/bona_fide/train_anna/clip.avi", b"")
+    replace("dev/attack/print/dev_anna/clip.avi", b"not a video at all")
+    with pytest.raises(ProtocolError) as caught:
+        run(request(tree.root, tmp_path / "out"))
+    assert len(caught.value.problems) == 2
+    assert "is empty (0 bytes)" in caught.value.problems[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_that_breaks_off_gives_what_it_has_and_says_so(tree: Tree, tmp_path: Path) -> None:
+    path = tree.root / "test/bona_fide/test_anna/clip.avi"
+    path.unlink()
+    write_video(path, 60)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    made = request(tree.root, tmp_path / "out")
+    run(made)
+    report = write_report(made)
+    assert report["splits"]["test"]["dropped"] == {"unreadable": 1}  # type: ignore[index]
+    assert "breaks off after frame" in (tmp_path / "out/test/dropped.jsonl").read_text()
+
+
+class Picky:
+    """Finds the face in every second picture only."""
+
+    name = "picky"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def find(self, rgb: UInt8Array) -> tuple[Face, ...]:
+        self.calls += 1
+        return (FACE,) if self.calls % 2 else ()
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_report_counts_what_was_dropped_and_why(tree: Tree, tmp_path: Path) -> None:
+    made = request(tree.root, tmp_path / "out", finder=Picky)
+    run(made)
+    report = write_report(made)
+    train = report["splits"]["train"]  # type: ignore[index]
+    assert train["dropped"] == {"no_face": 9}
+    assert sum(train["frames"].values()) == 9
+    assert json.loads((tmp_path / "out/report.json").read_text()) == json.loads(json.dumps(report))
+    page = (tmp_path / "out/report.md").read_text()
+    assert "| train | bona_fide | 2 | " in page
+    assert "no_face" in page
+
+
+def test_recordings_without_any_face_are_listed_and_a_split_without_a_class_is_an_error(
+    tree: Tree, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="a class is empty"):
+        run(request(tree.root, tmp_path / "out", finder=FakeFaceFinder))
+    small = partial(FakeFaceFinder, (synthetic_face((80, 60), 12),))
+    with pytest.raises(DataError, match="a class is empty"):
+        run(request(tree.root, tmp_path / "small", finder=small))
+    made = request(tree.root, tmp_path / "small", finder=small)
+    lost = write_report(made)["splits"]["train"]["lost"]  # type: ignore[index]
+    assert [item["reason"] for item in lost] == ["face_too_small"] * 6
+
+
+def test_a_face_finder_that_fails_stops_the_work(tree: Tree, tmp_path: Path) -> None:
+    broken = partial(FakeFaceFinder, (FACE,), error=EngineError("the engine is gone"))
+    with pytest.raises(EngineError, match="the engine is gone"):
+        run(request(tree.root, tmp_path / "out", finder=broken))
+
+
+def test_a_disk_that_is_too_small_is_said_before_the_work(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"GB are needed, 0\.0 GB are free"):
+        run(request(tree.root, tmp_path / "out"))
+
+
+def test_a_disk_that_fills_up_leaves_no_half_file_and_the_work_goes_on_later(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = request(tree.root, tmp_path / "out")
+    real, calls = np.savez, iter(range(100))
+
+    def full(stream: object, **arrays: object) -> None:
+        if next(calls) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(stream, **arrays)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts.np, "savez", full)
+        with pytest.raises(DataError, match="No space left on device"):
+            run(made)
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 4
+    run(made)
+    assert len(SampleSet.load(tmp_path / "out" / "test")) == 18
+
+
+def test_a_damaged_part_is_named(tree: Tree, tmp_path: Path) -> None:
+    made = request(tree.root, tmp_path / "out")
+    for step in prepare(made):
+        if step.step == "finding faces" and step.done == 18:
+            break
+    part = next((tmp_path / "out" / "parts").iterdir())
+    part.write_bytes(b"rubbish")
+    with pytest.raises(DataError, match=f"{part.name} is damaged"):
+        run(made)
+
+
+def record(path: Path, **changes: object) -> Record:
+    from fasedge.types import Label
+
+    fields: dict[str, object] = {
+        "dataset": "generic", "split": "train", "subject": "anna", "video_id": "clip", "label": Label.BONA_FIDE,
+        "pai_species": "bona_fide", "pai_subtype": "bona_fide", "rgb": path,
+    }  # fmt: skip
+    return Record(**(fields | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".avi", ".mov"])
+def test_videos_of_all_endings_are_read(tmp_path: Path, ending: str) -> None:
+    path = write_video(tmp_path / f"clip{ending}")
+    found = list(read_frames(record(path), 3, depth=False))
+    assert [item.index for item in found] == [1, 3, 5]
+    assert all(item.frame is not None and item.frame.rgb.shape == (HEIGHT, WIDTH, 3) for item in found)
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_a_video_that_lies_on_its_side_is_turned_upright(tmp_path: Path, turn: int) -> None:
+    path = write_video(tmp_path / "clip.avi", turn=turn)
+    finder: FaceFinder = Drawn()
+    part = parts.make_part(record(path, upright=False), RULE, finder)
+    assert len(part.rows) == 3
+    assert {row.params["turn"] for row in part.rows} == {(4 - turn) % 4}
+
+
+def test_pictures_with_depth_are_cut_together(tmp_path: Path) -> None:
+    rgb, depth = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.full((HEIGHT, WIDTH), 800, np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), rgb)
+    cv2.imwrite(str(tmp_path / "a_depth.png"), depth)
+    rule = CropRule("test", "eyes", 64, 1.0, 3, 20, depth=True)
+    both = record(tmp_path / "a.png", depth=tmp_path / "a_depth.png", reader="picture")
+    part = parts.make_part(both, rule, FINDER())
+    assert len(part.depth_mm) == 1
+    assert set(np.unique(part.depth_mm[0]).tolist()) <= {0, 800}
+    assert part.rows[0].params["depth_median_mm"] == 800
+    alone = parts.make_part(record(tmp_path / "a.png", reader="picture"), rule, FINDER())
+    assert "comes without depth" in alone.dropped[0].detail
+    cv2.imwrite(str(tmp_path / "a_depth.png"), depth.astype(np.uint8))
+    assert "16-bit" in parts.make_part(both, rule, FINDER()).dropped[0].detail
+
+
+def test_a_video_with_another_number_of_depth_maps_is_dropped_with_both_numbers(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi")
+    np.save(tmp_path / "clip_depth.npy", np.full((FRAMES, HEIGHT, WIDTH), 700, np.uint16))
+    rule = CropRule("test", "box", 64, 1.0, 3, 20, depth=True)
+    both = record(path, depth=tmp_path / "clip_depth.npy")
+    assert len(parts.make_part(both, rule, FINDER()).depth_mm) == 3
+    np.save(tmp_path / "clip_depth.npy", np.full((FRAMES - 1, HEIGHT, WIDTH), 700, np.uint16))
+    assert "has 5 maps" in parts.make_part(both, rule, FINDER()).dropped[0].detail
+
+
+@pytest.fixture
+def finder_of_tests(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(program, "open_finder", lambda *_, **__: FINDER())
+    return None
+
+
+@pytest.mark.usefixtures("finder_of_tests")
+def test_the_command_checks_prepares_and_reports(
+    tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program.prepare_command("generic", [str(tree.root)], tmp_path / "out", frames=2, workers=1)
+    assert len(SampleSet.load(tmp_path / "out" / "train")) == 12
+    assert (tmp_path / "out" / "report.md").is_file()
+    assert "train 2 + 4" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("finder_of_tests")
+def test_the_command_lists_all_problems_and_prepares_nothing(
+    tree: Tree, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree.add("train/real/x/clip.avi")
+    tree.add("dev/bona_fide/train_anna/clip.avi")
+    with pytest.raises(DataError, match="2 problems, listed above; nothing was prepared"):
+        program.prepare_command("generic", [str(tree.root)], tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "(1) " in printed
+    assert "(2) " in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_check_only_opens_every_recording(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
+    program.prepare_command("generic", [str(tree.root)], check_only=True)
+    assert "checking recordings" in capsys.readouterr().out
+    found = load_protocol("generic", {"generic": tree.root})
+    assert list(check_recordings(list(found.records["train"])))[-1].done == 6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "roots", "message"),
+    [
+        ("generic", ["a", "b"], "expected one --root"),
+        ("domains", ["a"], "NAME=FOLDER"),
+        ("domains", ["O=a", "O=b"], "name each once"),
+    ],
+)
+def test_roots_that_are_written_wrongly_are_refused(dataset: str, roots: list[str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        program.parse_roots(dataset, roots)
+
+
+def test_methods_that_do_not_exist_are_named() -> None:
+    with pytest.raises(ValueError, match="did you mean 'rfmeta'"):
+        program.choose_rule("rfmta", None)
+    assert program.choose_rule("rfmeta", 4).frames == 4
+    assert RULES["rfmeta"].frames == 25

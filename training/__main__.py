@@ -18,12 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.config import load_config
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet, make_set
+from training.prepare import prepare_command
 from training.program import run_program
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Train full-precision presentation-attack detectors."
 )
 console = Console()
+app.command("prepare")(prepare_command)
 
 
 class Layout(enum.StrEnum):

@@ -9,20 +9,36 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
-from training.errors import ConfigError
+from training.errors import BatchError, ConfigError
 from training.inputs import GraphInput
+from training.inputs_depth import BytesInput, depth_input, rgbd_input
+from training.meta_task import DepthTarget, DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig, Cosines, Losses
-from training.methods.base import without_autocast
+from training.methods.base import Method, without_autocast
 from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
-from training.tasks import Batch, MethodStep, ScoringTask, StepTask, Task
+from training.methods.cmfl import CMFLConfig, densenet_cmfl
+from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
+from training.methods.meta_baselines import build_baseline
+from training.methods.rfmeta import RFMetaConfig
+from training.methods.rgbd_baselines import (
+    deeppixbis_depth,
+    late_fusion,
+    mc_pixbis,
+    multi_level_fusion,
+    rgbd_mh_bce,
+    score_fusion,
+)
+from training.tasks import Batch, MethodStep, Needs, ScoringTask, StepTask, Task
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -93,10 +109,82 @@ def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
     return MethodStep(DeepPixBiS(trunk, with_options(settings, config.method)), PictureInput(config, trunk))
 
 
+class RgbdInput(nn.Module):
+    """First layer of methods that see colour and depth, or depth alone.
+
+    Args:
+        layer: For four channels, or for one.
+    """
+
+    def __init__(self, layer: BytesInput) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Normalise the pictures and depth of a batch: float32 (N, 4, S, S), or depth alone (N, 1, S, S).
+
+        Raises:
+            BatchError: The batch has no depth.
+        """
+        if batch.depth is None:
+            raise BatchError("the method looks at depth, but the batch has none; Needs(depth=True) asks for it")
+        depth = batch.depth.unsqueeze(3)
+        channels = depth if self.layer.get_buffer("factor").numel() == 1 else torch.cat([batch.rgb, depth], dim=3)
+        return cast(Tensor, self.layer(channels))
+
+
+def _cmfl(config: TrainConfig) -> StepTask:
+    weights = _densenet_weights(config)
+    settings = with_options(CMFLConfig.from_profile(config.method.profile), config.method)
+    model = densenet_cmfl(settings, width=config.method.width, weights=weights)
+    see = RgbdInput(rgbd_input(settings.normalisation))
+    return MethodStep(model, see, Needs(depth=True), score=settings.score_head)
+
+
+def _fusion(make: Callable[..., Method[Any, Any]], config: TrainConfig, *, sized: bool, alone: bool) -> StepTask:
+    weights, side = _densenet_weights(config), {"side_px": config.input.size_px} if sized else {}
+    if config.method.options:
+        raise ConfigError(f"{config.method.name} has no options, got {', '.join(config.method.options)}")
+    model = make(width=config.method.width, weights=weights, **side)
+    return MethodStep(model, RgbdInput(depth_input() if alone else rgbd_input()), Needs(depth=True))
+
+
+def _densenet_weights(config: TrainConfig) -> Path | None:
+    """Weights for methods that build their own trunks."""
+    m = config.method
+    if m.trunk != "densenet161" or m.pretrained or config.input.brightness:
+        raise ConfigError(
+            f"{m.name} is built on densenet161 with method.weights as its start, and without input.brightness; got "
+            f"trunk = {m.trunk!r}, pretrained = {m.pretrained}, brightness = {config.input.brightness}"
+        )
+    if not m.weights:
+        _LOG.warning("no ImageNet weights for densenet161: training from scratch, not as the paper does")
+    return Path(m.weights) if m.weights else None
+
+
+def _rfmeta(config: TrainConfig) -> StepTask:
+    m = config.method
+    # How targets are made concerns the task; all other options are the network's.
+    own = {name: value for name, value in m.options.items() if name != "depth_target"}
+    settings = replace(RFMetaConfig.from_profile(m.profile), input_side=config.input.size_px, width=m.width)
+    settings = with_options(settings, msgspec.structs.replace(m, options=own))
+    model, objective = build_baseline(m.name, settings)
+    target = cast(DepthTarget, m.options.get("depth_target", "camera"))
+    return DomainTask(model, objective, target=target, crop_scale=config.input.crop_scale)
+
+
 #: Methods by the name of ``method.name``.
 METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
     "a-deeppixbis": MethodTask,
     "deeppixbis": _deeppixbis,
+    "cmfl": _cmfl,
+    "rgbd-mh-bce": partial(_fusion, rgbd_mh_bce, sized=False, alone=False),
+    "late-fusion": partial(_fusion, late_fusion, sized=False, alone=False),
+    "mc-pixbis": partial(_fusion, mc_pixbis, sized=True, alone=False),
+    "deeppixbis-depth": partial(_fusion, deeppixbis_depth, sized=True, alone=True),
+    "score-fusion": partial(_fusion, score_fusion, sized=True, alone=False),
+    "multi-level-fusion": partial(_fusion, multi_level_fusion, sized=False, alone=False),
+    **dict.fromkeys(RFMETA_ROWS, _rfmeta),
 }
 
 

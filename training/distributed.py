@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -128,13 +129,27 @@ def mean_over_processes(value: Tensor) -> Tensor:
     The gradient of what is made of it is that of the mean of all processes' losses: a meta-learner averages the
     gradient of its inner step with this, and the outer one comes out as if the batches had been joined.
     """
-    world = processes().world
-    if world == 1:
+    if processes().world == 1:
         return value
-    from torch.distributed.nn.functional import all_reduce
+    return cast(Tensor, _Mean.apply(value))  # type: ignore[no-untyped-call]  # torch does not annotate it
 
-    summed: Tensor = all_reduce(value)  # type: ignore[no-untyped-call]  # torch does not annotate it
-    return summed / world
+
+class _Mean(torch.autograd.Function):
+    """Mean over the processes; so is the gradient, because every process's loss depends on every process's value."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return _mean(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _mean(gradients[0])
+
+
+def _mean(value: Tensor) -> Tensor:
+    summed = value.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(summed)
+    return summed / processes().world
 
 
 def mean_of_numbers(values: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ class Feed(Protocol):
         ...
 
     def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
-        """Batches of an epoch, ``steps * optimiser.accumulate`` of them.
+        """Batches of an epoch, ``steps * optimiser.accumulate`` of them, and as many more as the task settles with.
 
         Args:
             number: The epoch, from 0.
@@ -131,26 +131,28 @@ class SetFeed:
     def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch; the position of a set says nothing."""
         o, seed = self._config.optimiser, self._config.seed
-        first = number * self.steps * o.accumulate
+        passes = self.steps * o.accumulate
         for i, chosen in enumerate(self._chosen(number)):
+            # What comes after the steps has numbers of its own.
+            key = [seed, 1, number * passes + i] if i < passes else [seed, 3, number, i]
             yield {
-                name: make_batch(self._samples, places, self._config, self._needs, self._key(seed, first + i, k))
+                name: make_batch(self._samples, places, self._config, self._needs, self._key(key, k))
                 for k, (name, places) in enumerate(chosen.items())
             }
 
-    def _key(self, seed: int, step: int, domain: int) -> list[int]:
+    def _key(self, key: list[int], domain: int) -> list[int]:
         # The numbers that a single process with one mixed batch has always used; the others lie beside them.
-        more = [] if (self._who.rank, domain) == (0, 0) else [self._who.rank, domain]
-        return [seed, 1, step, *more]
+        return key if (self._who.rank, domain) == (0, 0) else [*key, self._who.rank, domain]
 
     def _chosen(self, number: int) -> Iterator[dict[str, list[int]]]:
         """Places of this process's samples in every pass of an epoch."""
-        o, passes = self._config.optimiser, self.steps * self._config.optimiser.accumulate
+        o, passes = self._config.optimiser, self.steps * self._config.optimiser.accumulate + self._needs.settle
         rank, world = self._who.rank, self._who.world
         if not self._domains:
             order = np.random.default_rng([self._config.seed, number]).permutation(len(self._samples))
             for i in range(passes):
-                yield {MIXED: order[i * o.batch : (i + 1) * o.batch][rank::world].tolist()}
+                k = i % max(1, self._passes)
+                yield {MIXED: order[k * o.batch : (k + 1) * o.batch][rank::world].tolist()}
             return
         orders = {
             key: np.random.default_rng([self._config.seed, number, k]).permutation(found)
@@ -253,8 +255,7 @@ class StreamFeed:
         Raises:
             DataError: A worker died, or the simulation never makes one of the domains.
         """
-        o = self._config.optimiser
-        passes = self.steps * o.accumulate
+        passes = self.steps * self._config.optimiser.accumulate + self._needs.settle
         stream = self._opened(position)
         grouped = self._by_domain(stream) if self._domains else ({MIXED: samples} for samples in stream)
         for i in range(passes):

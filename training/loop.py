@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import NotRequired, TypedDict, cast
 
@@ -17,7 +18,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from fasedge import metrics
 from training.checkpoint import Checkpoint, JsonValue, flatten, load_checkpoint, restore, save_checkpoint
-from training.config import OptimiserConfig, TrainConfig
+from training.config import TrainConfig
 from training.data.samples import SampleSet
 from training.distributed import (
     average_buffers,
@@ -45,8 +46,9 @@ from training.runlog import (
     trim_history,
     write_record,
 )
+from training.schedule import Averaged, freeze_norm, learning_rate
 from training.scoring import score_batches, score_set
-from training.tasks import TOTAL, Batch, StepTask, Task, as_step_task
+from training.tasks import TOTAL, Batch, SettlingTask, StepTask, Task, as_step_task
 
 __all__ = [
     "BEST", "HISTORY", "LAST", "RECORD", "Averaged", "EpochRecord", "StepRecord", "Trainer", "learning_rate",
@@ -54,39 +56,6 @@ __all__ = [
 ]  # fmt: skip
 
 LAST, BEST = "last.safetensors", "best.safetensors"
-
-
-class Averaged:
-    """Exponential moving average of a module's weights and buffers.
-
-    Args:
-        module: The module to follow.
-        decay: Share of the old average kept per step.
-    """
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(module).eval()
-        self._decay = decay
-
-    @torch.no_grad()
-    def update(self, module: nn.Module, step: int) -> None:
-        """Follow one step; early steps weigh more, so that the start is forgotten soon."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for old, new in zip(self.module.state_dict().values(), module.state_dict().values(), strict=True):
-            if old.dtype.is_floating_point:
-                old.lerp_(new, 1 - decay)
-            else:
-                old.copy_(new)
-
-
-def learning_rate(config: OptimiserConfig, step: int, total: int) -> float:
-    """Learning rate at a step of ``total``, counted from 0: linear warm-up, then constant or half a cosine."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 class _State(TypedDict):
@@ -191,10 +160,11 @@ class Trainer:
 
     def _next_epoch(self, log: StepLog | None) -> EpochRecord:
         start = time.perf_counter()
-        loss = self._one_epoch(log)
+        batches = self._feed.epoch(self._epoch, self._position)
+        loss = self._one_epoch(batches, log)
         self._epoch += 1
+        record = self._evaluate(batches, loss, time.perf_counter() - start)
         self._position = self._feed.position
-        record = self._evaluate(loss, time.perf_counter() - start)
         if log is not None:
             log.scalars(self._epoch * self._steps, {"dev_auc": record.dev_auc, "dev_eer": record.dev_eer})
             add_to_history(self._out, record)
@@ -202,7 +172,7 @@ class Trainer:
         wait_for_all()
         return record
 
-    def _one_epoch(self, log: StepLog | None) -> float:
+    def _one_epoch(self, batches: Iterator[Mapping[str, Batch]], log: StepLog | None) -> float:
         o, total = self._config.optimiser, self._steps * self._config.optimiser.epochs
         # What draws random numbers inside the network (dropout) draws the same after an interruption.
         seeds = np.random.SeedSequence([self._config.seed, self._epoch, self._who.rank])
@@ -210,7 +180,7 @@ class Trainer:
         self._task.module.train()
         if o.frozen_norm:
             freeze_norm(self._task.module)
-        batches, found = self._feed.epoch(self._epoch, self._position), []
+        found = []
         if log is not None:
             log.start_epoch()
         for i in range(self._steps):
@@ -226,13 +196,17 @@ class Trainer:
                 self._progress(StepRecord(self._epoch + 1, i + 1, self._steps, losses[TOTAL]))
         return float(np.mean(found))
 
+    def _passes(self, batches: Iterator[Mapping[str, Batch]]) -> Iterator[dict[str, Batch]]:
+        """Batches on the task's device."""
+        for named in batches:
+            yield {name: batch.to(self._device) for name, batch in named.items()}
+
     def _step(self, batches: Iterator[Mapping[str, Batch]], step: int) -> dict[str, float]:
         """Move the weights once; return the losses, averaged over passes and processes."""
         o, module = self._config.optimiser, self._task.module
         self._optimiser.zero_grad(set_to_none=True)
         seen, rows = [], []
-        for _ in range(o.accumulate):
-            batch = {name: part.to(self._device) for name, part in next(batches).items()}
+        for batch in self._passes(islice(batches, o.accumulate)):
             seen.append(batch)
             with reduced(o.precision, self._device):
                 losses = self._task.training_step(batch)
@@ -266,16 +240,15 @@ class Trainer:
             f"the {what} of step {step} is not finite; its batch is kept in {path}. Try a lower learning rate"
         )
 
-    def _evaluate(self, loss: float, seconds: float) -> EpochRecord:
+    def _evaluate(self, batches: Iterator[Mapping[str, Batch]], loss: float, seconds: float) -> EpochRecord:
         module, live = self._task.module, None
-        average_buffers(module)
         if self._average:
-            average_buffers(self._average.module)
             live = copy.deepcopy(module.state_dict())
             module.load_state_dict(self._average.module.state_dict())
+        if isinstance(self._task, SettlingTask) and self._task.needs.settle:
+            self._task.settle(self._passes(batches))
+        average_buffers(module)
         scores = self._dev_scores()
-        if live is not None:
-            module.load_state_dict(live)
         if not np.isfinite(scores).all():
             raise DivergedError(f"scores of the dev set are not finite after epoch {self._epoch}: the weights diverged")
         auc = metrics.auc(scores, self._dev.labels)
@@ -284,6 +257,8 @@ class Trainer:
             self._best = -eer
             if self._who.first:
                 self._save_weights(BEST, auc, eer)
+        if live is not None:
+            module.load_state_dict(live)
         rate = float(self._optimiser.param_groups[0]["lr"])
         return EpochRecord(self._epoch, loss, float(auc), float(eer), seconds, rate)
 
@@ -300,8 +275,7 @@ class Trainer:
     def _save_weights(self, name: str, auc: float, eer: float) -> None:
         config = msgspec.to_builtins(self._config)
         meta = {"config": config, "epoch": self._epoch, "dev_auc": auc, "dev_eer": eer, "note": self._note}
-        kept = self._average.module if self._average else self._task.module
-        save_checkpoint(self._out / name, kept.state_dict(), meta)
+        save_checkpoint(self._out / name, self._task.module.state_dict(), meta)
 
     def _save(self, name: str) -> None:
         state = {"module": self._task.module.state_dict(), "optimiser": self._optimiser.state_dict()}
@@ -395,10 +369,3 @@ def _check_dev(feed: Feed, dev: SampleSet, *, depth: bool) -> None:
             f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
             "different splits"
         )
-
-
-def freeze_norm(module: nn.Module) -> None:
-    """Put batch normalisation into evaluation mode: it keeps its statistics, its factors are still trained."""
-    for part in module.modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            part.eval()

@@ -26,7 +26,7 @@ of one, given a function from :class:`Batch` to the network's input. A task is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol, runtime_checkable
 
@@ -51,12 +51,14 @@ class Needs:
         domains: It wants a batch of each domain in every step, each half bona fide and half attack, instead of one
             mixed batch. ``optimiser.batch`` is shared out among the domains.
         gradients: Its step adds to the gradients of its parameters itself; the loop does not call ``backward``.
+        settle: Batches that :meth:`SettlingTask.settle` wants before the network is scored.
         compiles: Whether ``torch.compile`` may be used; it has no second-order gradients.
     """
 
     depth: bool = False
     domains: bool = False
     gradients: bool = False
+    settle: int = 0
     compiles: bool = True
 
 
@@ -141,6 +143,19 @@ class StepTask(Trained, Protocol):
 
     def score_batch(self, batch: Batch) -> Tensor:
         """Scores (N,), higher = bona fide."""
+        ...
+
+
+@runtime_checkable
+class SettlingTask(StepTask, Protocol):
+    """A task with something to do between the last step of an epoch and its scores, such as measuring statistics."""
+
+    def settle(self, batches: Iterator[Mapping[str, Batch]]) -> None:
+        """Prepare the network for scoring.
+
+        Args:
+            batches: ``needs.settle`` more batches, as for a step.
+        """
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -104,6 +105,27 @@ def test_fit_trains_records_and_refuses_another_configuration(
     assert "another configuration" in one_line(capsys)
 
 
+def test_fit_simulates_while_it_trains_unless_told_otherwise(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG + "[data]\nsamples = 12\ndev_samples = 12\nseed = 3\ndev_seed = 3\npicture_px = 96\n")
+    arguments = ("--out", tmp_path / "runs" / "one", "--data", face_pack, "--workers", 0, "--device", "cpu")
+    assert run(monkeypatch, "fit", config, *arguments) == 0
+    assert "epoch 1: loss" in capsys.readouterr().out
+    dev = SampleSet.load(tmp_path / "runs" / "cache" / "dev_3_12")
+    assert len(dev) == 12
+    record = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
+    wanted = {"split": "train", "seed": 3, "n": 12, "format": "stream", "picture_px": 96}
+    assert record["train"].items() >= wanted.items()
+    assert record["dev"]["n"] == 12
+    assert record["config"]["data"]["train"] == "simulate"
+    assert record["torch"] and record["numpy"] and record["trunk_weights"].startswith("none")  # noqa: PT018
+    # Finished: found in the cache and in the folder, nothing is done again.
+    assert run(monkeypatch, "fit", config, *arguments) == 0
+    assert "epoch 1: loss" not in capsys.readouterr().out
+
+
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     """The message on the error channel, which must be one line and no traceback."""
     lines = capsys.readouterr().err.splitlines()
@@ -138,6 +160,9 @@ def one_class(sets: Path, folder: Path) -> Path:
         (("confounds", "{tmp}/[/none]"), "[/none]"),
         (("confounds", "{tmp}/one_class"), "no attack presentation"),
         (("fit", "{tmp}/none.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "cannot be read"),
+        (("fit", "{tmp}/good.toml", "--out", "{tmp}/run"), "set FASEDGE_DATA or pass --data"),
+        (("fit", "{tmp}/good.toml", "--out", "{tmp}/run", "--train", "{tmp}/none", "--dev", "{sets}/dev"), "simulate"),
+        (("fit", "{tmp}/good.toml", "--out", "{tmp}/run", "--device", "tpu"), "machine.device must be auto"),
         (("fit", "{tmp}/bad.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "unknown field `sead`"),
         (
             ("fit", "{tmp}/good.toml", "--train", "{sets}/dev", "--dev", "{sets}/dev", "--out", "{tmp}/run"),

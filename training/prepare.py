@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from fasedge.faces import open_finder
 from training.data.align import RULES, CropRule
 from training.data.prepare_report import write_report
-from training.data.preparing import Progress, Request, check_recordings, prepare
+from training.data.preparing import Progress, Request, check_recordings, check_result, prepare
 from training.data.protocols import DATASETS, SPLITS, Protocol, load_protocol
 from training.data.protocols.record import suggest
 from training.errors import ConfigError, DataError, ProtocolError
@@ -58,6 +58,7 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     request = Request(found, rule, opener, name, out, workers or os.cpu_count() or 1)
     _listing_all(prepare(request))
     write_report(request)
+    check_result(request)
     console.print(
         f"{out}: {', '.join(s for s in SPLITS if found.records.get(s))}; report: {out / 'report.md'}", markup=False
     )

@@ -23,7 +23,7 @@ from training import prepare as program
 from training.data import parts, preparing
 from training.data.align import RULES, CropRule
 from training.data.prepare_report import write_report
-from training.data.preparing import Request, check_recordings, prepare
+from training.data.preparing import Request, check_recordings, check_result, prepare
 from training.data.presentations import evenly, read_frames
 from training.data.protocols import Record, load_protocol
 from training.data.samples import SampleSet
@@ -62,7 +62,9 @@ def request(root: Path, out: Path, **changes: object) -> Request:
 
 def run(made: Request) -> list[str]:
     """Prepare to the end; the steps in their order."""
-    return list(dict.fromkeys(step.step for step in prepare(made)))
+    steps = list(dict.fromkeys(step.step for step in prepare(made)))
+    check_result(made)
+    return steps
 
 
 @pytest.fixture
@@ -237,6 +239,13 @@ def test_recordings_without_any_face_are_listed_and_a_split_without_a_class_is_a
     assert [item["reason"] for item in lost] == ["face_too_small"] * 6
 
 
+def test_recordings_without_depth_are_refused_by_a_method_that_needs_it(tree: Tree, tmp_path: Path) -> None:
+    (tree.root / "train/bona_fide/train_anna/clip_depth.npy").write_bytes(b"")
+    with pytest.raises(ProtocolError, match="cmfl needs depth, but 17 of 18 recordings have none"):
+        run(request(tree.root, tmp_path / "out", rule=RULES["cmfl"]))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_face_finder_that_fails_stops_the_work(tree: Tree, tmp_path: Path) -> None:
     broken = partial(FakeFaceFinder, (FACE,), error=EngineError("the engine is gone"))
     with pytest.raises(EngineError, match="the engine is gone"):
@@ -389,5 +398,3 @@ def test_roots_that_are_written_wrongly_are_refused(dataset: str, roots: list[st
 def test_methods_that_do_not_exist_are_named() -> None:
     with pytest.raises(ValueError, match="did you mean 'rfmeta'"):
         program.choose_rule("rfmta", None)
-    assert program.choose_rule("rfmeta", 4).frames == 4
-    assert RULES["rfmeta"].frames == 25

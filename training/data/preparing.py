@@ -33,7 +33,7 @@ from training.data.parts import (
     write_part,
 )
 from training.data.presentations import check_readable
-from training.data.protocols.record import BONA_FIDE, SPLITS, Protocol, Record
+from training.data.protocols.record import BONA_FIDE, SPLITS, Protocol, Record, listed
 from training.data.samples import written
 from training.data.table import SetInfo
 from training.errors import DataError, ProtocolError
@@ -126,14 +126,14 @@ def prepare(request: Request, *, check: bool = True) -> Iterator[Progress]:
         Progress.
 
     Raises:
-        ProtocolError: Recordings cannot be read.
-        DataError: The folder holds something else, the disk is too small or full, a worker died, a part is damaged, or
-            a split lacks a class in the end.
+        ProtocolError: Recordings cannot be read, or lack the depth that the method needs.
+        DataError: The folder holds something else, the disk is too small or full, a worker died, or a part is damaged.
         EngineError: The face finder failed.
     """
     out = request.out
     fresh = _check_claim(request)
     if fresh:
+        _check_depth(request)
         _check_room(request)
         if check:
             yield from check_recordings(request.records)
@@ -156,7 +156,6 @@ def prepare(request: Request, *, check: bool = True) -> Iterator[Progress]:
                 _assemble(request, split)
             yield Progress("writing sets", number + 1, len(SPLITS))
         shutil.rmtree(parts, ignore_errors=True)
-    _check_result(request)
 
 
 def _check_claim(request: Request) -> bool:
@@ -175,6 +174,15 @@ def _check_claim(request: Request) -> bool:
         keys = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
         raise DataError(f"{request.out} was prepared with another {', '.join(keys)}; name another folder or delete it")
     return False
+
+
+def _check_depth(request: Request) -> None:
+    """Refuse recordings without depth for a method that needs it."""
+    without = [str(r.rgb) for r in request.records if r.depth is None] if request.rule.depth else []
+    if without:
+        method, total = request.rule.method, len(request.records)
+        problem = f"{method} needs depth, but {len(without)} of {total} recordings have none: {listed(without)}"
+        raise ProtocolError(request.protocol.title, [problem])
 
 
 def _check_room(request: Request) -> None:
@@ -286,8 +294,12 @@ def _write_text(path: Path, text: str) -> None:
     unfinished.replace(path)
 
 
-def _check_result(request: Request) -> None:
-    """Say when a split cannot be used because too much was dropped."""
+def check_result(request: Request) -> None:
+    """Say when a split cannot be used because too much was dropped.
+
+    Raises:
+        DataError: A split lacks a class.
+    """
     for split in SPLITS:
         if not request.protocol.records.get(split):
             continue

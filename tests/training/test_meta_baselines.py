@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import torch.multiprocessing as mp
 from torch import nn
 
 from tests.training.fixtures.domain_batches import distance, domains, gradients, slopes, statistics, tiny
+from tests.training.fixtures.meta_processes import all_gradients, worker
 from training.errors import BatchError, ConfigError
 from training.methods.meta_baselines import (
     BASELINES,
@@ -122,6 +125,16 @@ def test_reptile_with_one_step_is_joint_training_and_adds_to_gradients_that_are_
     (2.0 * total).backward()  # type: ignore[no-untyped-call]
     assert losses.total.item() == pytest.approx(total.item(), rel=1e-6)
     assert distance(gradients(model), gradients(plain)) < 1e-5
+
+
+def test_two_processes_find_the_gradients_of_one_on_the_joined_batch(tmp_path: Path) -> None:
+    mp.spawn(worker, args=(2, str(tmp_path)), nprocs=2)
+    shared = torch.load(tmp_path / "gradients.pt", weights_only=True)
+    alone = all_gradients(0, 1)
+    assert shared.keys() == alone.keys() == {"second", "first", "mldg", "reptile"}
+    for name, expected in alone.items():
+        assert distance(expected, shared[name]) < 1e-9, name
+    assert distance(alone["second"], alone["first"]) > 1e-6
 
 
 def test_impossible_rows_settings_and_batches_are_refused() -> None:

@@ -22,6 +22,7 @@ from training.methods.meta_step import (
     MetaStep,
     MetaStepConfig,
     inner_step,
+    joined_gradients,
 )
 from training.methods.rfmeta import RFMeta, RFMetaConfig, RFMetaOutputs, class_loss
 
@@ -172,7 +173,7 @@ class Reptile:
             outputs: RFMetaOutputs = functional_call(self.model, parameters, (batch.images,))
             loss = class_loss(outputs.logit, batch.labels)
             first = loss.detach() if first is None else first
-            gradients = torch.autograd.grad(loss, list(parameters.values()))
+            gradients = joined_gradients(loss, list(parameters.values()), second_order=False)
             for name, gradient in zip(total, gradients, strict=True):
                 total[name] += gradient
                 moved = parameters[name].detach() - self.config.inner_rate * gradient

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training.distributed import mean_over_processes, processes
 from training.errors import BatchError, ConfigError, DataError
 from training.methods.base import at_least_float32, without_autocast
 from training.methods.rfmeta import RFMeta, class_loss, depth_loss
@@ -188,6 +189,8 @@ def meta_losses(model: RFMeta, batches: Sequence[DomainBatch], config: MetaStepC
 def inner_step(parameters: Mapping[str, Tensor], loss: Tensor, rate: float, *, second_order: bool) -> dict[str, Tensor]:
     """One step of gradient descent that leaves the parameters as they are: θ' = θ − α ∇ℓ(θ).
 
+    Several processes take the step of their joined batch: they average its gradient, differentiably.
+
     Args:
         parameters: θ by name.
         loss: Scalar ℓ, computed from them.
@@ -199,10 +202,27 @@ def inner_step(parameters: Mapping[str, Tensor], loss: Tensor, rate: float, *, s
 
     Source: Finn et al., "Model-Agnostic Meta-Learning", ICML 2017, eq. 1 and section 5.2 for the first order.
     """
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=second_order, retain_graph=True)
+    gradients = joined_gradients(loss, list(parameters.values()), second_order=second_order)
     return {
         name: value - rate * gradient for (name, value), gradient in zip(parameters.items(), gradients, strict=True)
     }
+
+
+def joined_gradients(loss: Tensor, parameters: Sequence[Tensor], *, second_order: bool) -> tuple[Tensor, ...]:
+    """Gradients of a loss that several processes have computed on their shares of a batch: the mean of theirs.
+
+    Args:
+        loss: Scalar; its history is kept.
+        parameters: What to differentiate by.
+        second_order: Keep the history of the gradients.
+    """
+    gradients = torch.autograd.grad(loss, parameters, create_graph=second_order, retain_graph=True)
+    if processes().world == 1:
+        return gradients
+    # One message for all of them.
+    flat = mean_over_processes(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+    return tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
 
 
 def forward_with(module: nn.Module, parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from torch import Tensor
 from tests.training.fixtures.toy_sets import ToyTask, toy_row, toy_set
 from training import loop
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import AugmentConfig, InputConfig, MachineConfig, OptimiserConfig, TrainConfig
+from training.config import AugmentConfig, InputConfig, OptimiserConfig, TrainConfig
 from training.data.samples import SampleSet, SetInfo
-from training.errors import CheckpointError, ConfigError, DataError, DivergedError
-from training.loop import BEST, HISTORY, LAST, EpochRecord, StepRecord, Trainer, learning_rate, score_set
+from training.errors import CheckpointError, DataError, DivergedError
+from training.loop import BEST, HISTORY, LAST, EpochRecord, Trainer, learning_rate, score_set
 
 TRAIN, DEV = toy_set(32), toy_set(24, split="dev")
 
@@ -234,6 +233,16 @@ def test_a_checkpoint_that_is_not_of_a_run_is_refused(tmp_path: Path) -> None:
         list(trainer(tmp_path).run())
 
 
+def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
+    config = settings(epochs=1)
+    list(trainer(tmp_path, config).run())
+    checkpoint = load_checkpoint(tmp_path / LAST)
+    meta = json.loads(json.dumps(checkpoint.metadata))
+    del meta["config"]["data"], meta["config"]["machine"], meta["config"]["optimiser"]["accumulate"], meta["position"]
+    save_checkpoint(tmp_path / LAST, checkpoint.tensors, meta)
+    assert list(trainer(tmp_path, config).run()) == []
+
+
 # --- divergence -----------------------------------------------------------------------------------------------------
 
 
@@ -282,41 +291,6 @@ def test_scores_that_are_not_numbers_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="after epoch 1"):
         list(trainer(tmp_path, task=Diverging("scores")).run())
     assert not (tmp_path / BEST).exists()
-
-
-# --- log ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_log_has_a_line_for_some_steps_and_for_the_end_of_an_epoch(tmp_path: Path) -> None:
-    told: list[StepRecord] = []
-    config = msgspec.structs.replace(settings(epochs=2), machine=MachineConfig(log_every=3))
-    records = list(Trainer(ToyTask(), config, TRAIN, DEV, tmp_path, progress=told.append).run())
-    header, *rows = (line.split(",") for line in (tmp_path / "log.csv").read_text().splitlines())
-    assert header == ["epoch", "step", "learning_rate", "samples_per_s", "loss"]
-    assert [(row[0], row[1]) for row in rows] == [("1", "3"), ("1", "4"), ("2", "7"), ("2", "8")]
-    losses = [record.loss for record in told]
-    assert [(t.epoch, t.step, t.steps) for t in told] == [(e, s, 4) for e in (1, 2) for s in (1, 2, 3, 4)]
-    # Means over the steps of a line, in the order of the steps.
-    wanted = [sum(losses[:3]) / 3, losses[3], sum(losses[4:7]) / 3, losses[7]]
-    assert [float(row[4]) for row in rows] == pytest.approx(wanted)
-    assert records[0].loss == pytest.approx(sum(losses[:4]) / 4)
-
-
-def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    config = msgspec.structs.replace(settings(), machine=MachineConfig(tensorboard=True))
-    with pytest.raises(ConfigError, match="pip install tensorboard"):
-        list(trainer(tmp_path, config).run())
-
-
-def test_a_checkpoint_from_before_a_setting_existed_is_gone_on_with(tmp_path: Path) -> None:
-    config = settings(epochs=1)
-    list(trainer(tmp_path, config).run())
-    checkpoint = load_checkpoint(tmp_path / LAST)
-    meta = json.loads(json.dumps(checkpoint.metadata))
-    del meta["config"]["data"], meta["config"]["machine"], meta["config"]["optimiser"]["accumulate"], meta["position"]
-    save_checkpoint(tmp_path / LAST, checkpoint.tensors, meta)
-    assert list(trainer(tmp_path, config).run()) == []
 
 
 # --- what is kept ---------------------------------------------------------------------------------------------------

@@ -120,9 +120,10 @@ def test_the_map_of_a_deeppixbis_is_its_cosine_output() -> None:
 
 
 def test_pictures_are_scaled_by_their_own_largest_value_and_enlarged() -> None:
-    maps = torch.tensor([[[4.0, -8.0], [2.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]]])
+    maps = torch.tensor([[[4.0, -8.0], [2.0, 0.0]], [[0.0, 0.0], [-1.0, 0.0]], [[0.0, 0.1], [0.0, 0.0]]])
     out = to_picture(maps, 8)
-    assert (out.dtype, out.shape) == (torch.float32, (2, 8, 8))
+    assert (out.dtype, out.shape) == (torch.float32, (3, 8, 8))
+    assert out[2, 0, 7] == 1.0
     assert [out[0, y, x].item() for y, x in ((0, 0), (0, 7), (7, 0), (7, 7))] == [1.0, 0.0, 0.5, 0.0]
     assert torch.equal(out[1], torch.zeros(8, 8))
 

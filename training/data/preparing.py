@@ -275,7 +275,7 @@ def _assemble(request: Request, split: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def _reserved(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype]:  # type: ignore[type-arg]
+def _reserved(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype]:
     """An array file of its full size, reserved at once: a disk that fills up under a map kills without a word."""
     if not shape[0]:  # a map cannot be empty
         np.save(path, np.empty(shape, dtype))

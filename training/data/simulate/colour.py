@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ LUMA = (0.2126, 0.7152, 0.0722)
 
 def power(base: Tensor, exponent: Tensor | float) -> Tensor:
     """``base ** exponent`` for a base above 0: on the CPU a fourth of the time of torch's power."""
-    return torch.exp_(torch.log(base) * exponent)
+    return torch.log(base).mul_(exponent).exp_()
 
 
 def to_linear(srgb: Tensor) -> Tensor:
@@ -24,8 +25,10 @@ _BYTE_TO_LINEAR = to_linear(torch.arange(256, dtype=torch.float32, device="cpu")
 
 def bytes_to_linear(srgb: Tensor) -> Tensor:
     """uint8 sRGB to linear light by table; the same values as :func:`to_linear`, without a power per pixel."""
-    table = _BYTE_TO_LINEAR.to(srgb.device)
-    return table.index_select(0, srgb.flatten().int()).view(srgb.shape)
+    if srgb.device.type == "cpu":
+        linear = cv2.LUT(srgb.contiguous().numpy().reshape(1, -1), _BYTE_TO_LINEAR.numpy())
+        return torch.from_numpy(linear).view(srgb.shape)
+    return _BYTE_TO_LINEAR.to(srgb.device).index_select(0, srgb.flatten().int()).view(srgb.shape)
 
 
 def to_srgb(linear: Tensor) -> Tensor:

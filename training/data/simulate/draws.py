@@ -128,5 +128,5 @@ class Draws:
 
 def column(draws: Sequence[Draws], name: str, default: float = 0.0) -> Tensor:
     """Collect a numeric parameter over a batch: float32 (B, 1, 1, 1), ``default`` where it was not drawn."""
-    values = [float(d.values.get(name, default)) for d in draws]
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
+    values = np.array([float(d.values.get(name, default)) for d in draws], np.float32).reshape(-1, 1, 1, 1)
+    return torch.from_numpy(values).to(torch.get_default_device())

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
+from training.data.simulate import optics
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.mesh import RELIEF_PX, MeshBatch
-from training.data.simulate.optics import blur, grid, sample
+from training.data.simulate.optics import blur, grid, pairs, sample
 
 #: Half the window's side in tile units.
 WINDOW = 0.65
@@ -67,7 +68,7 @@ def crop(tiles: Tensor) -> Tensor:
 
 def enlarge(values: Tensor, size: int) -> Tensor:
     """Values on the window's grid (B, C, G, G) on one of ``size`` pixels."""
-    return F.interpolate(values, (size, size), mode="bilinear", align_corners=False)
+    return optics.enlarge(values, size)
 
 
 def window_points() -> Tensor:
@@ -103,8 +104,7 @@ def _push_pull(values: Tensor, known: Tensor) -> Tensor:
     v, k = levels.pop()
     out = v / k.clamp_min(1e-3)
     for v, k in reversed(levels):
-        coarse = F.interpolate(out, v.shape[2:], mode="bilinear", align_corners=False)
-        out = v + (1 - k) * coarse
+        out = v + (1 - k) * optics.enlarge(out, (v.shape[2], v.shape[3]))
     return out
 
 
@@ -306,4 +306,4 @@ def _askew(landmarks: Tensor, draws: Sequence[Draws]) -> Tensor:
     x = (away[..., 0] - column(draws, "mask_x").view(-1, 1, 1)) / zoom
     y = (away[..., 1] - column(draws, "mask_y").view(-1, 1, 1)) / zoom
     c, s = torch.cos(roll), torch.sin(roll)
-    return torch.stack([c * x + s * y, -s * x + c * y], -1) + centre
+    return pairs(c * x + s * y, -s * x + c * y) + centre

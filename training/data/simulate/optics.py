@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import cv2
@@ -119,12 +120,26 @@ def motion_blur(pictures: Tensor, length: Tensor, angle: Tensor, size: int = 11)
     return out
 
 
+def pairs(x: Tensor, y: Tensor) -> Tensor:
+    """Coordinates (..., H, W, 2) from x and y (..., H, W).
+
+    In memory each coordinate is a plane of its own: arithmetic on one of them runs several times as fast as on every
+    second number, and looking up is as fast.
+    """
+    return torch.stack([x, y], -3).movedim(-3, -1)
+
+
 def grid(height: int, width: int) -> Tensor:
-    """Pixel centres in [-1, 1]: (H, W, 2), x first."""
-    y = (torch.arange(height, dtype=torch.float32) + 0.5) / height * 2 - 1
-    x = (torch.arange(width, dtype=torch.float32) + 0.5) / width * 2 - 1
+    """Pixel centres in [-1, 1]: (H, W, 2), x first; on torch's default device, kept: not to be changed in place."""
+    return _grid(height, width, torch.get_default_device())
+
+
+@functools.lru_cache(maxsize=16)
+def _grid(height: int, width: int, device: torch.device) -> Tensor:
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height * 2 - 1
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width * 2 - 1
     gy, gx = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([gx, gy], -1)
+    return pairs(gx, gy)
 
 
 def homography(rotation: Tensor, zoom: Tensor, shift: Tensor, tilt: Tensor) -> Tensor:
@@ -150,7 +165,7 @@ def apply(matrices: Tensor, points: Tensor) -> Tensor:
     # Row by row: a product with a matrix of three columns is slower, and needs a third coordinate beside each point.
     m = matrices.view(-1, 3, 3, 1, 1)
     scaled = [torch.addcmul(m[:, row, 2], m[:, row, 0], x).addcmul_(m[:, row, 1], y) for row in range(3)]
-    return torch.stack(scaled[:2], -1).div_(scaled[2].clamp_min_(1e-4).unsqueeze(-1))
+    return pairs(scaled[0], scaled[1]).div_(scaled[2].clamp_min_(1e-4).unsqueeze(-1))
 
 
 def sample(pictures: Tensor, coordinates: Tensor) -> Tensor:
@@ -158,6 +173,24 @@ def sample(pictures: Tensor, coordinates: Tensor) -> Tensor:
     return F.grid_sample(pictures, coordinates, mode="bilinear", padding_mode="border", align_corners=False)
 
 
+def enlarge(values: Tensor, size: int | tuple[int, int], *, smooth: bool = False) -> Tensor:
+    """Scale (B, C, h, w) to ``size``, a side or (H, W), straight or smoothly (bicubic) from pixel to pixel.
+
+    Between pixel centres; beyond the outermost the edge repeats. Nothing is averaged where it gets smaller. On the CPU
+    OpenCV does it, in a tenth of torch's time and the same but for rounding.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if values.device.type != "cpu":
+        mode = "bicubic" if smooth else "bilinear"
+        return F.interpolate(values, (height, width), mode=mode, align_corners=False)
+    out = values.new_empty((*values.shape[:2], height, width))
+    how = cv2.INTER_CUBIC if smooth else cv2.INTER_LINEAR
+    for source, target in zip(_planes(values.contiguous()), _planes(out), strict=True):
+        for plane, scaled in zip(source, target, strict=True):
+            cv2.resize(plane, (width, height), dst=scaled, interpolation=how)
+    return out
+
+
 def smooth_noise(noise: Tensor, size: int) -> Tensor:
     """Enlarge coarse noise (B, C, h, w) to (B, C, size, size), smoothly."""
-    return F.interpolate(noise, (size, size), mode="bicubic", align_corners=False)
+    return enlarge(noise, size, smooth=True)

@@ -435,3 +435,30 @@ def test_room_light_without_gradient_and_mixture_is_even() -> None:
     ramp = light.room_light([parameters(light_gradient=0.8, light_angle=0.0)], 16)[0, 0]
     assert ramp[0, -1] > ramp[0, 0]
     assert torch.equal(ramp[0], ramp[9])
+
+
+@pytest.mark.parametrize(("curvature", "ratio"), [(0.9, 1.0), (0.8, 2.6), (-0.6, 1.5)])
+def test_moire_of_a_strongly_bent_print_equals_a_pixel_by_pixel_evaluation(curvature: float, ratio: float) -> None:
+    # The phase of a screen of 130 lines per unit round a cylinder; 3 % of its amplitude at the worst pixel, at the edge
+    # of the canvas, 2 % elsewhere.
+    size, lines = 224, 130.0
+    x = (torch.arange(size) + 0.5) / size * 2 - 1
+    cycles = (lines * torch.asin(curvature * x) / curvature).expand(size, size).contiguous()[None, None]
+    cycles = cycles + 0.2 * cycles.transpose(2, 3)
+    found = moire.aliased(cycles, scalar(0), sensor(ratio, 0.3))
+    fy, fx = (torch.from_numpy(np.stack(np.gradient(cycles[0, 0].double().numpy()))) / ratio).unbind()
+    native = (torch.arange(size) + 0.5 - size // 2) * ratio - 0.5
+    for channel, (site_x, site_y) in enumerate(((0, 0), (1, 0), (1, 1))):
+        # Brute force: of all lattice vectors in reach the nearest, at every pixel.
+        steps = [(m / 2, n / 2) for m in range(-6, 7) for n in range(-3, 4) if channel != 1 or (m + n) % 2 == 0]
+        away = torch.stack([(fx - m).square() + (fy - n).square() for m, n in steps])
+        nearest = torch.tensor(steps, dtype=torch.float64)[away.argmin(0)]
+        nx, ny = nearest[..., 0], nearest[..., 1]
+        turns = cycles[0, 0] - nx * (native[None, :] - site_x) - ny * (native[:, None] - site_y)
+        ax, ay = fx - nx, fy - ny
+        shrunk = torch.sinc(ratio * ax) / torch.sinc(ax) * torch.sinc(ratio * ay) / torch.sinc(ay)
+        lens = torch.exp(-2 * (math.pi * 0.3) ** 2 * (fx**2 + fy**2)) * torch.sinc(fx) * torch.sinc(fy)
+        expected = torch.cos(2 * math.pi * turns) * shrunk * lens
+        wrong = (found[0, channel] - expected).abs()
+        assert float(wrong.max()) < 0.03
+        assert float(wrong[4:-4, 4:-4].max()) < 0.02

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
+from training.data.simulate.optics import enlarge
+
 #: Sinusoids of which this or less reaches the picture are not worked out: they cannot move an 8-bit value by half.
 NEGLIGIBLE = 5e-4
-#: Canvas pixels along the side of a block in which a sinusoid has one alias; its strength runs from block to block.
+#: Canvas pixels along the side of a block in which a sinusoid has one alias, but beside folds; its strength runs on.
 _BLOCK_PX = 4
 
 
@@ -33,9 +36,13 @@ class Sensor:
     motion_angle: Tensor
     soft: Tensor
 
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The fields in their order."""
+        return self.ratio, self.lens, self.motion, self.motion_angle, self.soft
+
     def __getitem__(self, chosen: Tensor) -> Sensor:
-        parts = (self.ratio, self.lens, self.motion, self.motion_angle, self.soft)
-        return Sensor(*(part[chosen] for part in parts))
+        return Sensor(*(part[chosen] for part in self.parts))
 
 
 def sinc(x: Tensor) -> Tensor:
@@ -87,7 +94,7 @@ def aliased(cycles: Tensor, phase: Tensor, sensor: Sensor) -> Tensor:
     sampling, and :func:`training.data.simulate.camera.sense` picks them.
 
     Frequencies change slowly over the canvas: they, their aliases and what is left of them are worked out on blocks
-    of pixels, the phase at every pixel.
+    of pixels, the phase at every pixel; where the alias changes from block to block, all of it at every pixel.
 
     Args:
         cycles: Phase in cycles at each canvas position, (B, 1, H, W) or (B, 3, H, W), smooth, H and W at least 2.
@@ -106,7 +113,8 @@ def aliased(cycles: Tensor, phase: Tensor, sensor: Sensor) -> Tensor:
     coarse = F.avg_pool2d(cycles, block) if block > 1 else cycles
     fx, fy = _slope(coarse, 3) / (block * sensor.ratio), _slope(coarse, 2) / (block * sensor.ratio)
     # Per channel of the mosaic, over the blocks: the alias and what is left of the sinusoid.
-    nx, ny = (torch.cat(v, 1) for v in zip(*_aliases(fx, fy), strict=True))
+    around = [torch.cat(v, 1) for v in zip(*_aliases(_beyond(fx), _beyond(fy)), strict=True)]
+    nx, ny = (v[..., 1:-1, 1:-1] for v in around)
     left = before_sampling(fx, fy, sensor) * _after_sampling(fx - nx, fy - ny, sensor)
     chosen = (left.abs().amax((1, 2, 3)) > NEGLIGIBLE).nonzero().flatten()
     if not len(chosen):
@@ -116,13 +124,74 @@ def aliased(cycles: Tensor, phase: Tensor, sensor: Sensor) -> Tensor:
     site_x, site_y = cycles.new_tensor([0.0, 1.0, 1.0]), cycles.new_tensor([0.0, 0.0, 1.0])
     at_site = nx * site_x.view(1, 3, 1, 1) + ny * site_y.view(1, 3, 1, 1)
     at_site += phase.expand(b, 3, 1, 1)[chosen] / (2 * math.pi)
-    if block > 1:
-        nx, ny, at_site = (F.interpolate(v, scale_factor=float(block), mode="nearest") for v in (nx, ny, at_site))
-        left = F.interpolate(left, (height, width), mode="bilinear", align_corners=False)
-    angle = at_site.add_(cycles)
-    angle.sub_(nx.mul_(_native(cycles, ratio, 3))).sub_(ny.mul_(_native(cycles, ratio, 2)))
-    out[chosen] = angle.mul_(2 * math.pi).cos_().mul_(left)
+    if block == 1:
+        angle = at_site.add_(cycles).sub_(nx * _native(cycles, ratio, 3)).sub_(ny * _native(cycles, ratio, 2))
+        out[chosen] = angle.mul_(2 * math.pi).cos_().mul_(left)
+        return out
+    x, y = _native(cycles, ratio, 3), _native(cycles, ratio, 2)
+    # Down first, then across: what lies in between is a fourth as large.
+    columns = at_site.repeat_interleave(block, 2).sub_(ny.repeat_interleave(block, 2).mul_(y))
+    angle = columns.repeat_interleave(block, 3).add_(cycles)
+    angle.sub_(nx.repeat_interleave(block, 2).repeat_interleave(block, 3).mul_(x))
+    made = angle.mul_(2 * math.pi).cos_().mul_(enlarge(left, (height, width)))
+    _mend(made, [v[chosen] for v in around], cycles, phase.expand(b, 3, 1, 1)[chosen], sensor[chosen])
+    out[chosen] = made
     return out
+
+
+def _mend(made: Tensor, alias: Sequence[Tensor], cycles: Tensor, phase: Tensor, sensor: Sensor) -> None:
+    """Work out pixel by pixel, in place, the blocks beside which the alias changes.
+
+    Where the frequency of a bent sheet comes near the fold between two aliases, a block may have pixels on both sides.
+
+    Args:
+        made: What was worked out block by block, (B, 3, H, W).
+        alias: Lattice vectors at the blocks and one beyond, (B, 3, h + 2, w + 2), x first.
+        cycles: As for :func:`aliased`.
+        phase: (B, 3, 1, 1), radians.
+        sensor: The sensors.
+    """
+    changes_x, changes_y = (F.max_pool2d(n, 3, 1) != -F.max_pool2d(-n, 3, 1) for n in alias)
+    changes = changes_x | changes_y
+    if not bool(changes.any()):
+        return
+    height, width = made.shape[2:]
+    block = width // changes.shape[3]
+    b, c, row, col = (i.view(-1, 1, 1) for i in changes.nonzero(as_tuple=True))
+    inside = torch.arange(block, device=made.device)
+    y, x = row * block + inside.view(1, -1, 1), col * block + inside.view(1, 1, -1)
+    own = c if cycles.shape[1] == 3 else torch.zeros_like(c)
+
+    def field(values: Tensor) -> Tensor:
+        return values.flatten()[b]
+
+    at = Sensor(*(field(part) for part in sensor.parts))
+    left_x, right_x = (x - 1).clamp_min(0), (x + 1).clamp_max(width - 1)
+    up, down = (y - 1).clamp_min(0), (y + 1).clamp_max(height - 1)
+    fx = (cycles[b, own, y, right_x] - cycles[b, own, y, left_x]) / ((right_x - left_x) * at.ratio)
+    fy = (cycles[b, own, down, x] - cycles[b, own, up, x]) / ((down - up) * at.ratio)
+    nx, ny = (
+        torch.where(c == 1, green, other)
+        for green, other in zip(
+            nearest_alias(fx, fy, quincunx=True), nearest_alias(fx, fy, quincunx=False), strict=True
+        )
+    )
+    left = before_sampling(fx, fy, at) * _after_sampling(fx - nx, fy - ny, at)
+    middle_x, middle_y = width // 4 * 2, height // 4 * 2
+    native_x, native_y = ((v + 0.5 - m) * at.ratio - 0.5 for v, m in ((x, middle_x), (y, middle_y)))
+    # Sites of red, green and blue: (0, 0), (1, 0), (1, 1).
+    turns = nx * (c > 0) + ny * (c > 1) + phase[b, c, 0, 0] / (2 * math.pi)
+    turns = turns + cycles[b, own, y, x] - nx * native_x - ny * native_y
+    made[b, c, y, x] = torch.cos(2 * math.pi * turns) * left
+
+
+def _beyond(values: Tensor) -> Tensor:
+    """Continue values straight by one on all sides, (B, C, h + 2, w + 2)."""
+    for axis in (2, 3):
+        n = values.shape[axis]
+        first, second, third, last = (values.narrow(axis, i, 1) for i in (0, 1, n - 2, n - 1))
+        values = torch.cat([2 * first - second, values, 2 * last - third], axis)
+    return values
 
 
 def _block(height: int, width: int) -> int:

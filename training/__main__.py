@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.config import load_config
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet, make_set
+from training.evaluation.command import evaluate_command, results_command
 from training.prepare import prepare_command
 from training.program import run_program
 
@@ -26,6 +27,8 @@ app = typer.Typer(
 )
 console = Console()
 app.command("prepare")(prepare_command)
+app.command("evaluate")(evaluate_command)
+app.command("results")(results_command)
 
 
 class Layout(enum.StrEnum):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import msgspec
 import torch
@@ -19,14 +19,17 @@ from torch import Tensor, nn
 
 from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
+from training.data.depth_targets import DepthTargets, ProviderName
 from training.errors import BatchError, ConfigError
 from training.inputs import GraphInput
 from training.inputs_depth import BytesInput, depth_input, rgbd_input
-from training.meta_task import DepthTarget, DomainTask
+from training.meta_task import DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig, Cosines, Losses
 from training.methods.base import Method, without_autocast
 from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
+from training.methods.cdcn import CDCN, CDCN_MEAN, CDCN_STD, CDCNConfig, DepthLosses, DepthMap
 from training.methods.cmfl import CMFLConfig, densenet_cmfl
+from training.methods.lbp_svm import LbpSvm, LbpSvmConfig
 from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
 from training.methods.meta_baselines import build_baseline
 from training.methods.rfmeta import RFMetaConfig
@@ -38,16 +41,18 @@ from training.methods.rgbd_baselines import (
     rgbd_mh_bce,
     score_fusion,
 )
-from training.tasks import Batch, MethodStep, Needs, ScoringTask, StepTask, Task
+from training.tasks import Batch, FittedTask, MethodStep, Needs, ScoringTask, StepTask, Task
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 __all__ = [
-    "METHODS", "MethodTask", "ScoringTask", "Task", "build_task", "build_trunk", "method_settings", "with_options",
+    "FITTED", "METHODS", "MethodTask", "ScoringTask", "Task", "build_fitted", "build_task", "build_trunk",
+    "method_settings", "with_options",
 ]  # fmt: skip
 
 _LOG = logging.getLogger("training")
+_Colour: TypeAlias = tuple[float, float, float]
 
 
 class PictureInput(nn.Module):
@@ -55,12 +60,13 @@ class PictureInput(nn.Module):
 
     Args:
         config: Its input's normalisation.
-        trunk: Its mean and standard deviation.
+        mean: Mean of the network's input, for colours in [0, 1].
+        std: Its divisor.
     """
 
-    def __init__(self, config: TrainConfig, trunk: Trunk) -> None:
+    def __init__(self, config: TrainConfig, mean: _Colour, std: _Colour) -> None:
         super().__init__()
-        self.graph = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
+        self.graph = GraphInput(config.input.normalisation(), mean, std)
 
     def forward(self, batch: Batch) -> Tensor:
         """Normalise the pictures of a batch: float32 (N, 3, S, S)."""
@@ -77,7 +83,7 @@ class MethodTask(MethodStep[Cosines, Losses]):
     def __init__(self, config: TrainConfig) -> None:
         settings = method_settings(config)
         trunk = build_trunk(config.method)
-        method, see = ADeepPixBiS(trunk, settings), PictureInput(config, trunk)
+        method, see = ADeepPixBiS(trunk, settings), PictureInput(config, trunk.input_mean, trunk.input_std)
         # The mean of the score map: what the student imitates and what is exported.
         super().__init__(method, see, score="map")
         self._network, self._input = method, see.graph
@@ -106,7 +112,8 @@ class MethodTask(MethodStep[Cosines, Losses]):
 def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
     trunk = build_trunk(config.method)
     settings = DeepPixBiSConfig(map_side=config.input.size_px // trunk.stride)
-    return MethodStep(DeepPixBiS(trunk, with_options(settings, config.method)), PictureInput(config, trunk))
+    see = PictureInput(config, trunk.input_mean, trunk.input_std)
+    return MethodStep(DeepPixBiS(trunk, with_options(settings, config.method)), see)
 
 
 class RgbdInput(nn.Module):
@@ -164,13 +171,44 @@ def _densenet_weights(config: TrainConfig) -> Path | None:
 
 def _rfmeta(config: TrainConfig) -> StepTask:
     m = config.method
-    # How targets are made concerns the task; all other options are the network's.
-    own = {name: value for name, value in m.options.items() if name != "depth_target"}
+    providers, own = _depth_providers(m)
     settings = replace(RFMetaConfig.from_profile(m.profile), input_side=config.input.size_px, width=m.width)
-    settings = with_options(settings, msgspec.structs.replace(m, options=own))
+    settings = with_options(settings, own)
     model, objective = build_baseline(m.name, settings)
-    target = cast(DepthTarget, m.options.get("depth_target", "camera"))
-    return DomainTask(model, objective, target=target, crop_scale=config.input.crop_scale)
+    return DomainTask(model, objective, DepthTargets(settings.map_side, providers))
+
+
+def _cdcn(config: TrainConfig) -> StepTask:
+    providers, own = _depth_providers(config.method)
+    settings = CDCNConfig(input_side=config.input.size_px, width=config.method.width)
+    settings = with_options(settings, own)
+    model, see = CDCN(settings), PictureInput(config, CDCN_MEAN, CDCN_STD)
+
+    def compare(outputs: DepthMap, batch: Batch) -> DepthLosses:
+        return model.loss(outputs, batch.labels, batch.depth_targets)
+
+    return MethodStep(model, see, Needs(targets=DepthTargets(settings.map_side, providers)), compare=compare)
+
+
+#: Values of the option ``depth_target``. A single face of which the camera has measured nothing gets the ellipsoid.
+_DEPTH_TARGETS: Mapping[str, tuple[ProviderName, ...]] = {
+    "sensor": ("sensor", "ellipsoid"),
+    "ellipsoid": ("ellipsoid",),
+    "mask": ("mask",),
+}
+
+
+def _depth_providers(config: MethodConfig) -> tuple[tuple[ProviderName, ...], MethodConfig]:
+    """How targets are made concerns the task; all other options are the network's."""
+    own = dict(config.options)
+    name = own.pop("depth_target", "sensor")
+    if name not in _DEPTH_TARGETS:
+        raise ConfigError(f"method.options.depth_target must be one of {', '.join(_DEPTH_TARGETS)}, got {name!r}")
+    return _DEPTH_TARGETS[str(name)], msgspec.structs.replace(config, options=own)
+
+
+def _lbp_svm(config: TrainConfig) -> FittedTask:
+    return LbpSvm(with_options(LbpSvmConfig(), config.method))
 
 
 #: Methods by the name of ``method.name``.
@@ -184,19 +222,37 @@ METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
     "deeppixbis-depth": partial(_fusion, deeppixbis_depth, sized=True, alone=True),
     "score-fusion": partial(_fusion, score_fusion, sized=True, alone=False),
     "multi-level-fusion": partial(_fusion, multi_level_fusion, sized=False, alone=False),
+    "cdcn": _cdcn,
     **dict.fromkeys(RFMETA_ROWS, _rfmeta),
 }
+
+#: Methods that no gradient trains, see :mod:`training.fitted`.
+FITTED: Mapping[str, Callable[[TrainConfig], FittedTask]] = {"lbp-svm": _lbp_svm}
 
 
 def build_task(config: TrainConfig) -> Task | StepTask:
     """Make the task of a run.
 
     Raises:
-        ConfigError: An unknown method, or settings that it does not have.
+        ConfigError: An unknown method, one that is fitted, or settings that it does not have.
     """
-    if config.method.name not in METHODS:
-        raise ConfigError(f"method.name must be one of {', '.join(sorted(METHODS))}, got {config.method.name!r}")
-    return METHODS[config.method.name](config)
+    name = config.method.name
+    if name in FITTED:
+        raise ConfigError(f"{name} is fitted, not trained by gradients: see training.build.build_fitted")
+    if name not in METHODS:
+        raise ConfigError(f"method.name must be one of {', '.join(sorted({**METHODS, **FITTED}))}, got {name!r}")
+    return METHODS[name](config)
+
+
+def build_fitted(config: TrainConfig) -> FittedTask:
+    """Make the task of a run whose method is one of :data:`FITTED`.
+
+    Raises:
+        ConfigError: It is not, or it does not have these settings.
+    """
+    if config.method.name not in FITTED:
+        raise ConfigError(f"method.name must be one of {', '.join(sorted(FITTED))}, got {config.method.name!r}")
+    return FITTED[config.method.name](config)
 
 
 _SettingsT = TypeVar("_SettingsT", bound="DataclassInstance")

@@ -152,7 +152,7 @@ class DataConfig(_Section, frozen=True):
         seed: Seed of the simulated training samples.
         dev_samples: Samples of the simulated dev set.
         dev_seed: Its seed.
-        picture_px: Side of the pictures simulated for training; those of dev have 192 px.
+        picture_px: Side of the simulated pictures.
         depth: Simulate a depth camera even if the method does not look at depth.
         domain: What methods that learn from several domains call one: the simulated ``camera``, or the collection of
             the face picture (``source``); ``auto`` takes the camera where there is one.
@@ -177,6 +177,7 @@ class MachineConfig(_Section, frozen=True):
         compile: Compile the network (``torch.compile``): a minute or more at the start, faster steps on a GPU.
         channels_last: Lay the weights out as the pictures lie.
         workers: Processes that simulate; by default all cores but one, 0 for none.
+        ahead: Batches that a thread makes while the present one is trained on; 0 for none. What is learnt is the same.
         log_every: Steps between two lines of ``log.csv``.
         tensorboard: Write the same figures for TensorBoard too; needs its package.
     """
@@ -185,6 +186,7 @@ class MachineConfig(_Section, frozen=True):
     compile: bool = False
     channels_last: bool = True
     workers: int | None = None
+    ahead: int = 2
     log_every: int = 10
     tensorboard: bool = False
 
@@ -301,5 +303,6 @@ def _of_data(config: TrainConfig) -> _Rules:
             f"machine.device must be auto, cpu, cuda or cuda:N, got {m.device!r}",
         ),
         (m.workers is None or m.workers >= 0, f"machine.workers must be >= 0, got {m.workers}"),
+        (m.ahead >= 0, f"machine.ahead must be >= 0, got {m.ahead}"),
         (m.log_every >= 1, f"machine.log_every must be >= 1, got {m.log_every}"),
     ]

@@ -7,24 +7,25 @@ step: a run that goes on after an interruption sees the batches that it would ha
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict, deque
+import logging
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from fasedge.types import Label
 from training.checkpoint import JsonValue
 from training.config import TrainConfig
-from training.data.batches import domain_of, make_batch
+from training.data.batches import make_batch, usable
+from training.data.domains import DomainSampler, domain_of, domain_order
 from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
 from training.data.simulate.profiles import PROFILES
 from training.data.stream import SimulatedStream
-from training.data.table import SampleRow, SetInfo
+from training.data.table import SetInfo
 from training.data.work import Recipe
 from training.distributed import Processes, processes
 from training.errors import ConfigError, DataError
@@ -34,6 +35,9 @@ from training.tasks import MIXED, Batch, Needs
 _REGION = 1 << 40
 #: Samples per class and domain, in batches, that may wait for rarer ones; what comes after is given up.
 _WAITING = 4
+#: Samples after which a domain that has not come is said never to come.
+_PATIENCE = 20_000
+_LOG = logging.getLogger("training")
 
 
 class Feed(Protocol):
@@ -76,8 +80,9 @@ class Feed(Protocol):
 class SetFeed:
     """Batches of a set on disk: each sample once per epoch, in random order.
 
-    For a task that wants domains, each batch is half bona fide and half attack, an epoch shows every sample of the
-    largest part at least once, and smaller parts start again.
+    For a task that wants domains, see :class:`training.data.domains.DomainSampler`: an epoch is as long as it takes to
+    see the largest part of a domain once, and smaller parts start again. Where measured depth is needed, samples
+    without any in the face box are left out, and the log says how many.
 
     Args:
         samples: The set.
@@ -90,32 +95,31 @@ class SetFeed:
     """
 
     def __init__(self, samples: SampleSet, config: TrainConfig, needs: Needs) -> None:
-        check_classes("train", samples)
-        if needs.depth and not samples.has_depth:
-            raise DataError("the method looks at depth, but the train set has none; make it with `simulate --depth`")
         self._samples, self._config, self._needs, self._who = samples, config, needs, processes()
-        parts = _parts(samples.table, config) if needs.domains else {}
-        self._domains = {name: np.array(found, np.int64) for name, found in parts.items()}
-        o = config.optimiser
-        if needs.domains:
-            names = sorted({name for name, _ in parts})
-            if missing := [f"{n} ({w})" for n in names for y, w in _CLASSES if (n, y) not in parts]:
-                raise DataError(f"every domain needs both classes; the train set has none of {', '.join(missing)}")
-            self._share = share(config, self._who, len(names), halves=True)
-            whole = self._share * self._who.world // 2
-            self._passes = max(max(len(found) for found in parts.values()) // whole, 1)
+        self._places = checked_places("train", samples, measured=needs.measured)
+        o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
+        if self._sampler is None:
+            self._passes = len(self._places) // o.batch
+            share(config, self._who)
         else:
-            self._share = share(config, self._who)
-            self._passes = len(samples) // o.batch
+            self._passes = self._sampler.steps_per_epoch
         # Fewer samples than a batch: one step with what there is, as small sets have always been trained.
         self.steps = max(1, self._passes // o.accumulate)
         if self._passes < self.steps * o.accumulate and (o.accumulate > 1 or self._who.world > 1):
             raise DataError(
-                f"an epoch of {len(samples)} samples has {self._passes} batches, fewer than a step takes "
+                f"an epoch of {len(self._places)} samples has {self._passes} batches, fewer than a step takes "
                 f"({o.accumulate}); take smaller batches or accumulate fewer"
             )
 
     position = 0
+
+    def _make_sampler(self) -> DomainSampler:
+        rows = [self._samples.table[i] for i in self._places]
+        names, who = [domain_of(row, self._config.data.domain) for row in rows], self._who
+        return DomainSampler(
+            names, [row.label for row in rows], seed=self._config.seed, replica=who.rank, replicas=who.world,
+            per_class=share(self._config, who, len(set(names)), halves=True) // 2,
+        )  # fmt: skip
 
     @property
     def info(self) -> Mapping[str, JsonValue]:
@@ -130,67 +134,77 @@ class SetFeed:
 
     def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch; the position of a set says nothing."""
-        o, seed = self._config.optimiser, self._config.seed
-        passes = self.steps * o.accumulate
-        for i, chosen in enumerate(self._chosen(number)):
+        seed, passes = self._config.seed, self.steps * self._config.optimiser.accumulate
+        for i, chosen in enumerate(self._chosen(number, passes)):
             # What comes after the steps has numbers of its own.
             key = [seed, 1, number * passes + i] if i < passes else [seed, 3, number, i]
+            own = {name: k for k, name in enumerate(sorted(chosen))}
             yield {
-                name: make_batch(self._samples, places, self._config, self._needs, self._key(key, k))
-                for k, (name, places) in enumerate(chosen.items())
+                name: make_batch(self._samples, places, self._config, self._needs, self._key(key, own[name]))
+                for name, places in chosen.items()
             }
 
     def _key(self, key: list[int], domain: int) -> list[int]:
         # The numbers that a single process with one mixed batch has always used; the others lie beside them.
         return key if (self._who.rank, domain) == (0, 0) else [*key, self._who.rank, domain]
 
-    def _chosen(self, number: int) -> Iterator[dict[str, list[int]]]:
-        """Places of this process's samples in every pass of an epoch."""
-        o, passes = self._config.optimiser, self.steps * self._config.optimiser.accumulate + self._needs.settle
-        rank, world = self._who.rank, self._who.world
-        if not self._domains:
-            order = np.random.default_rng([self._config.seed, number]).permutation(len(self._samples))
-            for i in range(passes):
-                k = i % max(1, self._passes)
-                yield {MIXED: order[k * o.batch : (k + 1) * o.batch][rank::world].tolist()}
+    def _chosen(self, number: int, passes: int) -> Iterator[dict[str, list[int]]]:
+        """Places of this process's samples in every pass of an epoch, and in those that settle."""
+        batch, rank, world = self._config.optimiser.batch, self._who.rank, self._who.world
+        places = np.array(self._places, np.int64)
+        if self._sampler is not None:
+            for i in range(passes + self._needs.settle):
+                step = self._sampler.step(number * passes + i)
+                yield {name: places[found].tolist() for name, found in zip(step.domains, step.indices, strict=True)}
             return
-        orders = {
-            key: np.random.default_rng([self._config.seed, number, k]).permutation(found)
-            for k, (key, found) in enumerate(sorted(self._domains.items()))
-        }
-        half = self._share * world // 2
-        for i in range(passes):
-            chosen: dict[str, list[int]] = defaultdict(list)
-            for (name, _), order in orders.items():
-                chosen[name] += _wrapped(order, i * half, half)[rank::world].tolist()
-            yield dict(chosen)
+        order = places[np.random.default_rng([self._config.seed, number]).permutation(len(places))]
+        for i in range(passes + self._needs.settle):
+            k = i % max(1, self._passes)
+            yield {MIXED: order[k * batch : (k + 1) * batch][rank::world].tolist()}
 
     def close(self) -> None:
         """There is nothing under way."""
 
 
-_CLASSES = ((int(Label.BONA_FIDE), "bona fide"), (int(Label.ATTACK), "attack"))
+_CLASSES = (int(Label.BONA_FIDE), int(Label.ATTACK))
 
 
-def _parts(table: Sequence[SampleRow], config: TrainConfig) -> dict[tuple[str, int], list[int]]:
-    parts: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for place, row in enumerate(table):
-        parts[domain_of(row, config.data.domain), row.label].append(place)
-    return dict(parts)
+def checked_places(name: str, samples: SampleSet, *, measured: bool) -> list[int]:
+    """Places of the samples that can be used, after refusing a set that would fail, or flatter, after the first epoch.
 
-
-def _wrapped(order: NDArray[np.int64], start: int, n: int) -> NDArray[np.int64]:
-    return order[np.arange(start, start + n) % len(order)]
-
-
-def check_classes(name: str, samples: SampleSet) -> None:
-    """Refuse a set that would fail, or flatter, after the first epoch.
+    Args:
+        name: What the set is for.
+        samples: The set.
+        measured: Whether measured depth is needed.
 
     Raises:
-        DataError: A class is missing.
+        DataError: A class is missing, or depth.
     """
-    if set(samples.labels.tolist()) != {int(Label.ATTACK), int(Label.BONA_FIDE)}:
+    if measured and not samples.has_depth:
+        raise DataError(f"the method looks at depth, but the {name} set has none; make it with `simulate --depth`")
+    places = usable(samples, measured=measured)
+    if set(samples.labels[places].tolist()) != set(_CLASSES):
         raise DataError(f"the {name} set needs bona fide presentations and attacks, got one class of the two")
+    if len(places) < len(samples):
+        _LOG.warning("%d of %d %s samples have no depth in the face box: left out", len(samples) - len(places),
+                     len(samples), name)  # fmt: skip
+    return places
+
+
+def check_dev(feed: Feed, dev: SampleSet, *, depth: bool) -> list[int]:
+    """Places of the dev samples that can be scored, after refusing what would fail, or flatter.
+
+    Raises:
+        DataError: A class or depth is missing, or somebody is in both sets.
+    """
+    places = checked_places("dev", dev, measured=depth)
+    shared = feed.identities & {row.identity for row in dev.table}
+    if shared:
+        raise DataError(
+            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
+            "different splits"
+        )
+    return places
 
 
 def share(config: TrainConfig, who: Processes, domains: int = 1, *, halves: bool = False) -> int:
@@ -214,7 +228,7 @@ class StreamFeed:
     """Samples that worker processes simulate while training goes on; none is seen twice.
 
     An epoch is ``data.samples`` of them. For a task that wants domains, batches are put together from what has come:
-    samples of frequent domains are given up while rare ones are waited for.
+    samples of frequent domains are given up while rare ones are waited for: with the simulated cameras, three in ten.
 
     Args:
         recipe: What the simulators are made from.
@@ -227,7 +241,7 @@ class StreamFeed:
     """
 
     def __init__(self, recipe: Recipe, config: TrainConfig, needs: Needs) -> None:
-        if needs.depth and not recipe.depth:
+        if needs.measured and not recipe.depth:
             raise ConfigError("the method looks at depth, but none is simulated; set data.depth = true")
         pictures = read_manifest(recipe.data, [recipe.split])
         self.identities = {picture.identity for picture in pictures}
@@ -244,9 +258,12 @@ class StreamFeed:
     def info(self) -> Mapping[str, JsonValue]:
         """Split, seed and picture size, and a digest of the pack's manifest: the same name may hold another pack."""
         r, manifest = self._recipe, (self._recipe.data / "manifest.csv").read_bytes()
-        info = SetInfo(split=r.split, seed=r.seed, n=self._config.data.samples, depth=r.depth, format="stream")
-        more = {"picture_px": r.picture_px, "manifest": hashlib.sha256(manifest).hexdigest()[:16]}
-        described: dict[str, JsonValue] = msgspec.to_builtins(info) | more | {"processes": self._who.world}
+        info = SetInfo(
+            split=r.split, seed=r.seed, n=self._config.data.samples, depth=r.depth, format="stream",
+            picture_px=r.picture_px,
+        )  # fmt: skip
+        more = {"manifest": hashlib.sha256(manifest).hexdigest()[:16], "processes": self._who.world}
+        described: dict[str, JsonValue] = msgspec.to_builtins(info) | more
         return described
 
     def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
@@ -257,18 +274,23 @@ class StreamFeed:
         """
         passes = self.steps * self._config.optimiser.accumulate + self._needs.settle
         stream = self._opened(position)
-        grouped = self._by_domain(stream) if self._domains else ({MIXED: samples} for samples in stream)
+        grouped = self._by_domain(stream) if self._domains else self._mixed(stream)
         for i in range(passes):
-            found = next(grouped)
+            found, step, seed = next(grouped), number * passes + i, self._config.seed
             self.position = stream.position - self._who.rank * _REGION
-            step = number * passes + i
+            # Pools are kept by sorted names; a step has its own order.
+            own = {name: k for k, name in enumerate(found)}
             yield {
-                name: make_batch(
-                    samples, range(len(samples)), self._config, self._needs,
-                    [self._config.seed, 2, step, self._who.rank, k],
-                )
-                for k, (name, samples) in enumerate(found.items())
-            }  # fmt: skip
+                name: make_batch(*found[name], self._config, self._needs, [seed, 2, step, self._who.rank, own[name]])
+                for name in domain_order(list(found), seed, step)
+            }
+
+    def _mixed(self, stream: SimulatedStream) -> Iterator[dict[str, tuple[SampleSet, Sequence[int]]]]:
+        for samples in stream:
+            places = usable(samples, measured=self._needs.measured)
+            if not places:
+                raise DataError(f"none of {len(samples)} simulated samples has depth in its face box")
+            yield {MIXED: (samples, places)}
 
     def _opened(self, position: int) -> SimulatedStream:
         """The stream at a position; the one that is running, if it is there: workers take seconds to start."""
@@ -280,23 +302,25 @@ class StreamFeed:
         self.position = position
         return self._stream
 
-    def _by_domain(self, stream: SimulatedStream) -> Iterator[dict[str, SampleSet]]:
+    def _by_domain(self, stream: SimulatedStream) -> Iterator[dict[str, tuple[SampleSet, Sequence[int]]]]:
         half = self._share // 2
-        pools = {(name, label): deque[tuple[SampleSet, int]]() for name in self._domains for label, _ in _CLASSES}
+        pools = {(name, label): deque[SampleSet]() for name in self._domains for label in _CLASSES}
         seen = 0
         while True:
             while any(len(pool) < half for pool in pools.values()):
                 samples = next(stream)
-                for place, row in enumerate(samples.table):
+                for place in usable(samples, measured=self._needs.measured):
+                    row = samples.table[place]
                     pool = pools[domain_of(row, self._config.data.domain), row.label]
                     if len(pool) < _WAITING * half:
-                        pool.append((samples, place))
+                        # A copy: one that waits must not keep its whole batch in memory.
+                        pool.append(gather([(samples, place)]))
                 seen += len(samples)
                 if seen > _PATIENCE and (never := [f"{d}/{y}" for (d, y), pool in pools.items() if not pool]):
                     raise DataError(f"{seen} samples were simulated, none of {', '.join(never)} (domain/label)")
             seen = 0
             yield {
-                name: gather([pools[name, label].popleft() for label, _ in _CLASSES for _ in range(half)])
+                name: (gather([(pools[name, y].popleft(), 0) for y in _CLASSES for _ in range(half)]), range(2 * half))
                 for name in self._domains
             }
 
@@ -313,10 +337,6 @@ class StreamFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-#: Samples after which a domain that has not come is said never to come.
-_PATIENCE = 20_000
 
 
 def gather(found: Sequence[tuple[SampleSet, int]]) -> SampleSet:

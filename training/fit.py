@@ -12,13 +12,15 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from training.build import build_task
+from training.build import FITTED, build_fitted, build_task
 from training.config import SIMULATE, TrainConfig, check_config
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet, make_set
+from training.data.simulate.simulator import PICTURE_PX
 from training.data.work import Recipe
 from training.distributed import Processes, choose_device, process_group, wait_for_all
 from training.feeds import Feed, SetFeed, StreamFeed
+from training.fitted import fit_features
 from training.loop import Trainer
 from training.runlog import StepRecord
 from training.tasks import Needs, as_step_task
@@ -71,6 +73,9 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
     """
     with process_group(choose_device(config.machine.device)) as who:
         torch.manual_seed(config.seed)
+        if config.method.name in FITTED:
+            _fit_once(config, places, who, console)
+            return
         task = as_step_task(build_task(config))
         dev = open_dev(config, places, task.needs, who, console)
         feed = open_feed(config, places, task.needs, who)
@@ -84,6 +89,17 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
             feed.close()
 
 
+def _fit_once(config: TrainConfig, places: Places, who: Processes, console: Console) -> None:
+    """Fit a method that no gradient trains."""
+    task, needs = build_fitted(config), Needs()
+    dev = open_dev(config, places, needs, who, console)
+    feed = open_feed(config, places, needs, who)
+    try:
+        console.print(fit_features(task, config, feed, dev, places.out).line())
+    finally:
+        feed.close()
+
+
 def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes) -> Feed:
     """Training samples as the configuration says: a set, or a stream.
 
@@ -93,7 +109,7 @@ def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes)
     d = config.data
     if d.train != SIMULATE:
         return SetFeed(SampleSet.load(Path(d.train)), config, needs)
-    depth = d.depth or needs.depth
+    depth = d.depth or needs.measured
     recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px)
     # One process cuts the tiles, the others find them.
     if who.first:
@@ -112,11 +128,12 @@ def open_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, 
     if d.dev != SIMULATE:
         return SampleSet.load(Path(d.dev))
     depth = d.depth or needs.depth
-    folder = places.cache / f"dev_{d.dev_seed}_{d.dev_samples}{'_depth' if depth else ''}"
+    size = "" if d.picture_px == PICTURE_PX else f"_{d.picture_px}px"
+    folder = places.cache / f"dev_{d.dev_seed}_{d.dev_samples}{size}{'_depth' if depth else ''}"
     if who.first:
         # No workers are known to this function's steps but all cores: training has not begun.
         steps = make_set(data_folder(places.data), folder, "dev", d.dev_samples, seed=d.dev_seed, depth=depth,
-                         workers=config.machine.workers or None)  # fmt: skip
+                         workers=config.machine.workers or None, picture_px=d.picture_px)  # fmt: skip
         with Progress(*_columns(), console=console, transient=True) as progress:
             bar = progress.add_task("simulating dev", total=d.dev_samples)
             for done, _ in steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,10 +31,12 @@ from training.distributed import (
     start_alike,
     wait_for_all,
 )
-from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DataError, DivergedError
-from training.feeds import Feed, SetFeed, check_classes
+from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DivergedError
+from training.feeds import Feed, SetFeed, check_dev
 from training.precision import reduced
+from training.prefetch import Prefetch
 from training.runlog import (
+    BEST,
     HISTORY,
     RECORD,
     EpochRecord,
@@ -41,6 +44,7 @@ from training.runlog import (
     StepRecord,
     add_to_history,
     keep_batch,
+    keep_weights,
     read_sets,
     surroundings,
     trim_history,
@@ -55,7 +59,8 @@ __all__ = [
     "score_set",
 ]  # fmt: skip
 
-LAST, BEST = "last.safetensors", "best.safetensors"
+LAST = "last.safetensors"
+_LOG = logging.getLogger("training")
 
 
 class _State(TypedDict):
@@ -101,9 +106,10 @@ class Trainer:
     ) -> None:
         self._task, self._config, self._dev, self._out = as_step_task(task), config, dev, out
         self._note, self._progress, self._who = dict(note or {}), progress, processes()
-        self._feed: Feed = SetFeed(train, config, self._task.needs) if isinstance(train, SampleSet) else train
-        _check_dev(self._feed, dev, depth=self._task.needs.depth)
+        feed: Feed = SetFeed(train, config, self._task.needs) if isinstance(train, SampleSet) else train
+        self._places = check_dev(feed, dev, depth=self._task.needs.depth)
         self._device = choose_device(config.machine.device)
+        self._feed = Prefetch(feed, config.machine.ahead, self._device)
         self._prepare()
         self._steps = self._feed.steps
         self._epoch = self._position = 0
@@ -169,6 +175,9 @@ class Trainer:
             log.scalars(self._epoch * self._steps, {"dev_auc": record.dev_auc, "dev_eer": record.dev_eer})
             add_to_history(self._out, record)
             self._save(LAST)
+            if targets := self._task.needs.targets:
+                made = ", ".join(f"{n} by {name}" for name, n in sorted(targets.used.items()))
+                _LOG.info("depth targets of bona fide samples since the start: %s", made)
         wait_for_all()
         return record
 
@@ -251,12 +260,12 @@ class Trainer:
         scores = self._dev_scores()
         if not np.isfinite(scores).all():
             raise DivergedError(f"scores of the dev set are not finite after epoch {self._epoch}: the weights diverged")
-        auc = metrics.auc(scores, self._dev.labels)
-        eer = metrics.eer(scores, self._dev.labels).value
+        labels = self._dev.labels[self._places]
+        auc, eer = metrics.auc(scores, labels), metrics.eer(scores, labels).value
         if -eer > self._best:
             self._best = -eer
             if self._who.first:
-                self._save_weights(BEST, auc, eer)
+                keep_weights(self._out, self._config, self._task.module, (self._epoch, auc, eer), self._note)
         if live is not None:
             module.load_state_dict(live)
         rate = float(self._optimiser.param_groups[0]["lr"])
@@ -265,17 +274,12 @@ class Trainer:
     def _dev_scores(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Scores of the dev set; each process works out its share."""
         rank, world, task = self._who.rank, self._who.world, self._task
-        places = range(rank, len(self._dev), world)
+        places = self._places[rank::world]
         own = score_batches(task.score_batch, task.module, self._dev, self._config, needs=task.needs, places=places)
-        scores = np.empty(len(self._dev))
+        scores = np.empty(len(self._places))
         for k, part in enumerate(gathered(own)):
             scores[k::world] = cast("np.ndarray[tuple[int], np.dtype[np.float64]]", part)
         return scores
-
-    def _save_weights(self, name: str, auc: float, eer: float) -> None:
-        config = msgspec.to_builtins(self._config)
-        meta = {"config": config, "epoch": self._epoch, "dev_auc": auc, "dev_eer": eer, "note": self._note}
-        save_checkpoint(self._out / name, self._task.module.state_dict(), meta)
 
     def _save(self, name: str) -> None:
         state = {"module": self._task.module.state_dict(), "optimiser": self._optimiser.state_dict()}
@@ -340,6 +344,7 @@ class Trainer:
         return described
 
     def _write_record(self) -> None:
+        targets = self._task.needs.targets
         write_record(
             self._out,
             {
@@ -347,6 +352,7 @@ class Trainer:
                 "note": self._note,
                 "train": self._feed.info,
                 "dev": self._dev_info(),
+                **({"depth_targets": list(targets.names)} if targets else {}),
                 "parameters": sum(p.numel() for p in self._task.module.parameters()),
                 **surroundings(self._config, self._device, self._who.world),
             },
@@ -356,16 +362,3 @@ class Trainer:
 def _told(before: JsonValue, now: Mapping[str, JsonValue]) -> bool:
     """Whether a record describes these samples; what it does not mention was not known yet when it was written."""
     return isinstance(before, Mapping) and all(now.get(name) == value for name, value in before.items())
-
-
-def _check_dev(feed: Feed, dev: SampleSet, *, depth: bool) -> None:
-    """Refuse a dev set that would fail, or flatter, after the first epoch."""
-    check_classes("dev", dev)
-    if depth and not dev.has_depth:
-        raise DataError("the method looks at depth, but the dev set has none; make it with `simulate --depth`")
-    shared = feed.identities & {row.identity for row in dev.table}
-    if shared:
-        raise DataError(
-            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
-            "different splits"
-        )

@@ -3,76 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
+from training.data.depth_targets import DepthTargets
 from training.errors import ConfigError
 from training.methods.hsv import RgbHsvInput
 from training.methods.meta_step import REESTIMATION_BATCHES, DomainBatch, DomainObjective, reestimate_norm
 from training.methods.rfmeta import RFMeta
 from training.tasks import TOTAL, Batch, Needs
 
-#: Where depth targets come from: the (simulated) depth camera, or half an ellipsoid in the face box.
-DepthTarget = Literal["camera", "ellipsoid"]
-
-
-def depth_targets(batch: Batch, side: int, target: DepthTarget, crop_scale: float) -> Tensor:
-    """Depth that the regulariser asks for: 1 near, 0 background and attacks.
-
-    Args:
-        batch: With depth, where the target is the camera's.
-        side: Cells along a side of the map.
-        target: Where it comes from.
-        crop_scale: Side of the crop over the side of the face box.
-
-    Returns:
-        float32 (N, side, side) in [0, 1].
-
-    Raises:
-        ConfigError: The camera's depth is wanted, but there is none.
-
-    Source: RFMeta: depth maps for bona fide, zeros for attacks. The ellipsoid, z = √(1 - x² - y²), stands in where
-    nothing has measured depth; it is not what the authors used.
-    """
-    bona_fide = (batch.labels > 0.5).float().view(-1, 1, 1)
-    if target == "ellipsoid":
-        ramp = ((torch.arange(side, device=batch.labels.device) + 0.5) * (2 / side) - 1) * crop_scale
-        height = (1 - ramp.square()[:, None] - ramp.square()[None, :]).clamp_min(0).sqrt()
-        return bona_fide * height
-    if batch.depth is None:
-        raise ConfigError("depth targets of the camera need samples with depth; use the option depth_target ellipsoid")
-    near = torch.where(batch.depth > 0, 255.0 - batch.depth.float(), 0.0) / 255.0
-    return bona_fide * adaptive_avg_pool2d(near.unsqueeze(1), (side, side)).squeeze(1)
-
 
 class DomainTask:
     """Networks of RFMeta with an objective over domains.
 
-    Each step puts the domains into random order: the last one is the meta-test domain.
+    The last domain of a step is the meta-test domain; the feed draws their order.
 
     Args:
         model: The networks.
         objective: What trains them.
-        target: Where depth targets come from.
-        crop_scale: Side of the crop over the side of the face box.
+        targets: What makes depth targets, of the side of the network's map; for networks that depth regularises.
 
     Raises:
-        ConfigError: There is no such target.
+        ConfigError: There are no targets, but the network's depth is trained.
     """
 
-    def __init__(
-        self, model: RFMeta, objective: DomainObjective, *, target: DepthTarget = "camera", crop_scale: float = 1.0
-    ) -> None:
-        if target not in get_args(DepthTarget):
-            raise ConfigError(f"depth_target must be one of {', '.join(get_args(DepthTarget))}, got {target!r}")
-        self._model, self._objective, self._target, self._crop_scale = model, objective, target, crop_scale
+    def __init__(self, model: RFMeta, objective: DomainObjective, targets: DepthTargets | None = None) -> None:
+        self._model, self._objective = model, objective
         self._input = RgbHsvInput()
         self._regularised = model.config.depth_weight > 0
+        if self._regularised and targets is None:
+            raise ConfigError("RFMeta: the depth loss needs targets; pass DepthTargets, or set depth_weight=0")
         self.needs = Needs(
-            depth=self._regularised and target == "camera",
+            targets=targets if self._regularised else None,
             domains=True,
             gradients=True,
             settle=REESTIMATION_BATCHES if model.config.reestimate_norm else 0,
@@ -91,9 +55,7 @@ class DomainTask:
 
     def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """One step of the objective, which adds to the gradients itself."""
-        names = sorted(batches)
-        order = torch.randperm(len(names)).tolist()
-        losses = self._objective.backward([self._seen(batches[names[i]]) for i in order])
+        losses = self._objective.backward([self._seen(batch) for batch in batches.values()])
         parts = {
             "class": losses.train_class,
             "depth": losses.train_depth,
@@ -103,9 +65,7 @@ class DomainTask:
         return {TOTAL: losses.total, **{name: value.mean() for name, value in parts.items() if value.numel()}}
 
     def _seen(self, batch: Batch) -> DomainBatch:
-        side = self._model.config.map_side
-        depth = depth_targets(batch, side, self._target, self._crop_scale) if self._regularised else None
-        return DomainBatch(self._input(batch.rgb), batch.labels, depth)
+        return DomainBatch(self._input(batch.rgb), batch.labels, batch.depth_targets)
 
     def settle(self, batches: Iterator[Mapping[str, Batch]]) -> None:
         """Measure the statistics of batch normalisation anew, on batches of all domains."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 import torch
+from torch import nn
 
-from training.checkpoint import JsonValue
+from training.checkpoint import JsonValue, save_checkpoint
 from training.config import TrainConfig
 from training.errors import CheckpointError, ConfigError
 from training.tasks import TOTAL, Batch
@@ -25,7 +26,7 @@ from training.tasks import TOTAL, Batch
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-HISTORY, RECORD, LOG = "history.jsonl", "run.json", "log.csv"
+BEST, HISTORY, RECORD, LOG = "best.safetensors", "history.jsonl", "run.json", "log.csv"
 _PACKAGES = ("torch", "numpy", "opencv-contrib-python", "safetensors", "msgspec")
 
 
@@ -114,7 +115,7 @@ class StepLog:
             epoch: From 1.
             step: Steps since the start of the run, this one included.
             rate: Learning rate.
-            losses: By name, ``total`` first.
+            losses: By name; the same names in every step.
             last: The last step of an epoch, which always ends a line.
         """
         self._waiting.append(losses)
@@ -122,7 +123,9 @@ class StepLog:
             return
         now = time.perf_counter()
         speed = self._samples * len(self._waiting) / max(now - self._since, 1e-9)
-        means = {name: float(np.mean([row[name] for row in self._waiting])) for name in losses}
+        # Sorted: columns stay in their places, in whatever order a step names its losses.
+        names = sorted(losses, key=lambda name: (name != TOTAL, name))
+        means = {name: float(np.mean([row[name] for row in self._waiting])) for name in names}
         self._since, self._waiting = now, []
         row: dict[str, float] = {"epoch": epoch, "step": step, "learning_rate": rate, "samples_per_s": round(speed, 1)}
         row |= {"loss" if name == TOTAL else f"loss_{name}": value for name, value in means.items()}
@@ -158,7 +161,9 @@ def _tensorboard(out: Path) -> SummaryWriter:
 
 
 def keep_batch(out: Path, passes: Sequence[Mapping[str, Batch]], step: int, rank: int) -> Path:
-    """Write the batches of a step that went wrong: ``rgb``, ``labels``, ``indices``, ``domains``, ``depth``, ``step``.
+    """Write the batches of a step that went wrong.
+
+    ``rgb``, ``labels``, ``indices``, ``domains`` and ``step``; ``depth`` and ``depth_targets`` where there are any.
 
     Returns:
         The file, ``diverged.npz``; of other processes than the first, with their number.
@@ -172,10 +177,33 @@ def keep_batch(out: Path, passes: Sequence[Mapping[str, Batch]], step: int, rank
         "domains": np.array([name for batch in batches for name in batch.domains], np.str_),
     }
     depth = [batch.depth for batch in batches if batch.depth is not None]
-    if depth:
-        arrays["depth"] = torch.cat(depth).cpu().numpy()
+    targets = [batch.depth_targets for batch in batches if batch.depth_targets is not None]
+    for name, found in (("depth", depth), ("depth_targets", targets)):
+        if found:
+            arrays[name] = torch.cat(found).cpu().numpy()
     np.savez_compressed(path, allow_pickle=False, step=np.int64(step), **arrays)
     return path
+
+
+def keep_weights(
+    out: Path,
+    config: TrainConfig,
+    module: nn.Module,
+    result: tuple[int, float, float],
+    note: Mapping[str, str | float | bool],
+) -> None:
+    """Write ``best.safetensors``: the weights that are kept, with how they were made.
+
+    Args:
+        out: Folder of the run.
+        config: The run.
+        module: The network.
+        result: Epoch, and AUC and EER on the dev set.
+        note: What else is to be said.
+    """
+    epoch, auc, eer = result
+    meta = {"config": msgspec.to_builtins(config), "epoch": epoch, "dev_auc": auc, "dev_eer": eer, "note": dict(note)}
+    save_checkpoint(out / BEST, module.state_dict(), meta)
 
 
 def write_record(out: Path, record: Mapping[str, JsonValue]) -> None:

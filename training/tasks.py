@@ -33,6 +33,7 @@ from typing import Generic, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from training.data.depth_targets import DepthTargets
 from training.errors import ConfigError
 from training.methods.base import LossesT, Method, OutputT, without_autocast
 
@@ -48,18 +49,26 @@ class Needs:
 
     Attributes:
         depth: It reads :attr:`Batch.depth`; every sample must have a depth map.
+        targets: What makes the depth maps that it learns to predict, :attr:`Batch.depth_targets`.
         domains: It wants a batch of each domain in every step, each half bona fide and half attack, instead of one
-            mixed batch. ``optimiser.batch`` is shared out among the domains.
+            mixed batch. ``optimiser.batch`` is shared out among the domains. Their order is drawn anew for each step
+            and the same in all processes: whoever holds a domain out takes the last.
         gradients: Its step adds to the gradients of its parameters itself; the loop does not call ``backward``.
         settle: Batches that :meth:`SettlingTask.settle` wants before the network is scored.
         compiles: Whether ``torch.compile`` may be used; it has no second-order gradients.
     """
 
     depth: bool = False
+    targets: DepthTargets | None = None
     domains: bool = False
     gradients: bool = False
     settle: int = 0
     compiles: bool = True
+
+    @property
+    def measured(self) -> bool:
+        """Whether training samples must have a measured depth map."""
+        return self.depth or (self.targets is not None and self.targets.measured)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +80,8 @@ class Batch:
         labels: float32 (N,): 1 bona fide, 0 attack, or smoothed.
         depth: uint8 (N, S, S), normalised per face (:func:`fasedge.depth.depth_to_bytes`), near is small and 0 is
             nearest or no return; ``None`` where the task did not ask for it.
+        depth_targets: float32 (N, m, m) in [0, 1], see :class:`training.data.depth_targets.DepthTargets`; ``None``
+            where the task did not ask for it, or is only to score.
         domains: Domain of each sample.
         indices: Number of each sample in its set or stream.
     """
@@ -78,6 +89,7 @@ class Batch:
     rgb: Tensor
     labels: Tensor
     depth: Tensor | None = None
+    depth_targets: Tensor | None = None
     domains: Sequence[str] = ()
     indices: Sequence[int] = ()
 
@@ -86,9 +98,20 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        depth = None if self.depth is None else self.depth.to(device, non_blocking=True)
-        rgb, labels = self.rgb.to(device, non_blocking=True), self.labels.to(device, non_blocking=True)
-        return replace(self, rgb=rgb, labels=labels, depth=depth)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself, while the processor goes on."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(
+            self,
+            rgb=change(self.rgb),
+            labels=change(self.labels),
+            depth=None if self.depth is None else change(self.depth),
+            depth_targets=None if self.depth_targets is None else change(self.depth_targets),
+        )
 
 
 class Trained(Protocol):
@@ -117,6 +140,30 @@ class Task(ScoringTask, Protocol):
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Scalar loss; labels are float32 (N,), possibly smoothed."""
+        ...
+
+
+class FittedTask(Protocol):
+    """A classifier that is worked out in one go from the features of all samples; no gradient moves it.
+
+    It is trained by :func:`training.fitted.fit_features` and registered in ``training.build.FITTED``.
+    """
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds everything that has been learnt."""
+        ...
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """Features (N, L) of pictures, uint8 (N, S, S, 3), red first."""
+        ...
+
+    def fit(self, features: Tensor, labels: Tensor) -> int:
+        """Learn from features (n, L) and labels (n,), 1 = bona fide, 0 = attack; returns the steps that it took."""
+        ...
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """Scores (N,), higher = bona fide."""
         ...
 
 
@@ -203,6 +250,7 @@ class MethodStep(Generic[OutputT, LossesT]):
         see: From a batch to the network's input; a module where it has buffers to be moved along.
         needs: What ``see`` reads. Domains are not for this class: their batches would have to be weighed.
         score: Name of the score; the method's primary one by default.
+        compare: From outputs and batch to the losses, for methods whose loss looks at more than the labels.
 
     Raises:
         ConfigError: Domains are asked for.
@@ -215,8 +263,10 @@ class MethodStep(Generic[OutputT, LossesT]):
         needs: Needs | None = None,
         *,
         score: str | None = None,
+        compare: Callable[[OutputT, Batch], LossesT] | None = None,
     ) -> None:
         self._method, self._see, self._needs = method, see, needs or Needs()
+        self._compare = compare or (lambda outputs, batch: method.loss(outputs, batch.labels))
         self._score = score or method.primary_score
         if self._needs.domains:
             raise ConfigError(f"{type(method).__name__} has no step of its own: it cannot be given a batch per domain")
@@ -242,11 +292,24 @@ class MethodStep(Generic[OutputT, LossesT]):
         batch = batches[MIXED]
         outputs: OutputT = self._method(self._see(batch))
         with without_autocast(batch.rgb.device.type):
-            return named_losses(self._method.loss(outputs, batch.labels))
+            return named_losses(self._compare(outputs, batch))
+
+    @property
+    def primary_score(self) -> str:
+        """Name of the chosen score."""
+        return self._score
+
+    def see(self, batch: Batch) -> Tensor:
+        """What the network sees of a batch."""
+        return self._see(batch)
+
+    def named_scores(self, batch: Batch) -> dict[str, Tensor]:
+        """All scores (N,) of the method by name."""
+        return self._method.scores(self._method(self._see(batch)))
 
     def score_batch(self, batch: Batch) -> Tensor:
         """The chosen score."""
-        return self._method.scores(self._method(self._see(batch)))[self._score]
+        return self.named_scores(batch)[self._score]
 
 
 def named_losses(losses: object) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from training.config import AugmentConfig, InputConfig, MachineConfig, MethodCon
 from training.data.samples import SampleSet, SetInfo
 from training.errors import ConfigError
 from training.loop import Trainer
-from training.meta_task import depth_targets
 from training.methods.cmfl import CMFLConfig
 from training.tasks import Batch, MethodStep, Needs, as_step_task
 
@@ -187,18 +186,6 @@ def test_options_change_a_methods_settings_and_are_checked_by_it() -> None:
         with_options(CMFLConfig(), MethodConfig(name="cmfl", options={"gamma": "much"}))
     with pytest.raises(ConfigError, match="beta"):
         with_options(CMFLConfig(), MethodConfig(name="cmfl", options={"beta": 2.0}))
-
-
-def test_depth_targets_are_zero_for_attacks_and_far_things(caplog: pytest.LogCaptureFixture) -> None:
-    depth = torch.tensor([[[55, 255], [0, 155]]], dtype=torch.uint8).repeat(2, 1, 1)
-    batch = Batch(torch.zeros(2, 2, 2, 3, dtype=torch.uint8), torch.tensor([0.95, 0.05]), depth)
-    found = depth_targets(batch, 2, "camera", 1.0)
-    assert found[0].flatten().tolist() == pytest.approx([200 / 255, 0, 0, 100 / 255])
-    assert not found[1].any()
-    # Cells at 0.5 of the half side: 1 - 0.25 - 0.25 under the root.
-    assert depth_targets(batch, 2, "ellipsoid", 1.0)[0].flatten().tolist() == pytest.approx([0.5**0.5] * 4)
-    # In a crop twice as wide as the face, these cells lie on its rim and beyond the ellipsoid.
-    assert not depth_targets(batch, 2, "ellipsoid", 2.0).any()
 
 
 def test_the_register_has_the_methods_of_the_papers_and_they_log_missing_weights(

@@ -33,7 +33,7 @@ def augment(rgb: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
         return torch.rand(n, 1, 1, 1, generator=generator) < probability
 
     x = rgb.permute(0, 3, 1, 2).float()
-    x = torch.where(happens(config.flip), x.flip(3), x)
+    x = torch.where(drawn_flips(n, config, generator).view(n, 1, 1, 1), x.flip(3), x)
     x = x * spread(config.brightness)
     mean = _grey(x).mean((1, 2, 3), keepdim=True)
     x = mean + (x - mean) * spread(config.contrast)
@@ -47,6 +47,14 @@ def augment(rgb: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
         x = x + strength * torch.randn(x.shape, generator=generator)
     x = _erase(x, happens(config.erase), generator)
     return x.clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def drawn_flips(n: int, config: AugmentConfig, generator: Generator) -> Tensor:
+    """Which pictures are flipped, bool (n,): the first draw of :func:`augment` from a generator in the same state.
+
+    Whatever belongs to the pictures, such as their depth, is flipped by it too.
+    """
+    return torch.rand(n, generator=generator) < config.flip
 
 
 def _grey(x: Tensor) -> Tensor:

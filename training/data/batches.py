@@ -3,70 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fasedge.depth import crop_depth, measure_face_depth
+from fasedge.depth import SMALLEST_SPREAD_MM, FaceDepth, crop_depth, measure_face_depth
 from fasedge.preprocess import InputSpec
 from fasedge.types import Box, UInt8Array
-from training.config import AugmentConfig, TrainConfig
-from training.data.augment import augment
-from training.data.samples import CropJitter, SampleSet, _jittered
-from training.data.table import SampleRow
+from training.config import TrainConfig
+from training.data.augment import augment, drawn_flips
+from training.data.domains import domain_of
+from training.data.samples import SampleSet
 from training.errors import DataError
 from training.tasks import Batch, Needs
 
 
-def depth_crops(
-    samples: SampleSet,
-    indices: Sequence[int],
-    spec: InputSpec,
-    *,
-    jitter: CropJitter | None = None,
-    rng: np.random.Generator | None = None,
-) -> UInt8Array:
-    """Depth of the crops that :meth:`SampleSet.crops` cuts, from a generator in the same state.
+def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
+    """How far a face is and how much relief it has; ``None`` where nothing in its box returns.
 
-    Returns:
-        uint8 (n, S, S), see :func:`fasedge.depth.depth_to_bytes`; all 0 where nothing in the face box returns.
+    Prepared recordings say what was measured before the face was cut out; all others are measured here.
 
     Raises:
         DataError: The set has no depth.
     """
-    out = np.empty((len(indices), spec.size_px, spec.size_px), np.uint8)
-    for place, index in enumerate(indices):
-        box, depth_mm = Box(*samples.table[index].box_xyxy), samples.depth_mm(index)
-        # The face as it was found decides the scale, the jittered box only where the crop lies.
-        measured = measure_face_depth(depth_mm, box)
-        if jitter is not None and rng is not None:
-            box = _jittered(box, jitter, rng)
-        out[place] = 0 if measured is None else crop_depth(depth_mm, box, spec, measured)
-    return out
+    row, depth_mm = samples.table[index], samples.depth_mm(index)
+    median, spread = row.params.get("depth_median_mm"), row.params.get("depth_spread_mm")
+    if isinstance(median, int | float) and isinstance(spread, int | float):
+        # How much of the box returned was looked at when the recording was prepared; nothing here asks for it.
+        return FaceDepth(float(median), max(float(spread), SMALLEST_SPREAD_MM), 1.0)
+    return measure_face_depth(depth_mm, Box(*row.box_xyxy))
 
 
-def domain_of(row: SampleRow, rule: Literal["auto", "camera", "source"]) -> str:
-    """Domain of a sample.
+def usable(samples: SampleSet, *, measured: bool) -> list[int]:
+    """Places of the samples that a method can look at: all of them, or those whose face has depth.
+
+    Args:
+        samples: The set.
+        measured: Whether measured depth is needed. A face without any is nothing to learn from and nothing to score:
+            zeros in its place would be taken for something very near.
 
     Raises:
-        DataError: The camera is asked for, but the sample does not say which it was.
+        DataError: Depth is needed, but the set has none.
     """
-    camera = row.params.get("camera")
-    if rule == "source" or (rule == "auto" and camera is None):
-        return row.source
-    if camera is None:
-        raise DataError(
-            f"data.domain is 'camera', but sample {row.index} has no parameter of that name; use 'source', or make the "
-            "set anew"
-        )
-    return str(camera)
+    return [i for i in range(len(samples)) if not measured or face_depth(samples, i) is not None]
+
+
+def depth_crops(
+    samples: SampleSet, indices: Sequence[int], spec: InputSpec, boxes: Sequence[Box] | None = None
+) -> UInt8Array:
+    """Depth of the crops that :meth:`SampleSet.crops` cuts by the same boxes.
+
+    Args:
+        samples: Where they are.
+        indices: Which, by position; see :func:`usable`.
+        spec: Size and crop scale.
+        boxes: What to cut by; by default the boxes of the set. They say only where the crop lies: the face as it was
+            found decides the scale of its depth.
+
+    Returns:
+        uint8 (n, S, S), see :func:`fasedge.depth.depth_to_bytes`.
+
+    Raises:
+        DataError: The set has no depth, or a face has none.
+    """
+    boxes = samples.boxes(indices) if boxes is None else boxes
+    out = np.empty((len(indices), spec.size_px, spec.size_px), np.uint8)
+    for place, (index, box) in enumerate(zip(indices, boxes, strict=True)):
+        measured = face_depth(samples, index)
+        if measured is None:
+            raise DataError(
+                f"sample {samples.table[index].index} has no depth inside its face box: leave it out, as feeds and "
+                "scoring do with those that training.data.batches.usable does not name"
+            )
+        out[place] = crop_depth(samples.depth_mm(index), box, spec, measured)
+    return out
 
 
 def make_batch(
     samples: SampleSet, indices: Sequence[int], config: TrainConfig, needs: Needs, key: Sequence[int]
 ) -> Batch:
-    """A batch for training: jittered crops, augmented, labels smoothed.
+    """A batch for training: jittered crops, augmented, labels smoothed; depth and its targets move along.
 
     Args:
         samples: Where they are.
@@ -76,44 +93,35 @@ def make_batch(
         key: All randomness comes from these numbers: a resumed run sees the same batches.
 
     Raises:
-        DataError: The task needs depth and the set has none.
+        DataError: The task needs depth and the set, or a face, has none.
     """
     a, o, spec = config.augment, config.optimiser, config.input.spec()
-    seed = int(np.random.default_rng(key).integers(1 << 62))
     rng = np.random.default_rng(key)
-    rng.integers(1 << 62)
-    crops = torch.from_numpy(samples.crops(indices, spec, jitter=a.jitter(), rng=rng))
-    depth = None
-    if needs.depth:
-        again = np.random.default_rng(key)
-        again.integers(1 << 62)
-        depth = torch.from_numpy(depth_crops(samples, indices, spec, jitter=a.jitter(), rng=again))
-        depth = _flipped(depth, a, torch.Generator().manual_seed(seed))
-    labels = _labels(samples, indices)
+    seed = int(rng.integers(1 << 62))
+    boxes = samples.boxes(indices, jitter=a.jitter(), rng=rng)
+    crops = torch.from_numpy(samples.crops(indices, spec, boxes=boxes))
+    flips = drawn_flips(len(indices), a, torch.Generator().manual_seed(seed)).view(-1, 1, 1)
+
+    def turned(maps: Tensor) -> Tensor:
+        return torch.where(flips, maps.flip(2), maps)
+
+    depth = turned(torch.from_numpy(depth_crops(samples, indices, spec, boxes))) if needs.depth else None
+    targets = needs.targets
     return Batch(
         rgb=augment(crops, a, torch.Generator().manual_seed(seed)),
-        labels=labels * (1 - o.label_smoothing) + o.label_smoothing / 2,
+        labels=_labels(samples, indices) * (1 - o.label_smoothing) + o.label_smoothing / 2,
         depth=depth,
+        depth_targets=turned(torch.from_numpy(targets.batch(samples, indices, spec, boxes))) if targets else None,
         domains=[domain_of(samples.table[i], config.data.domain) for i in indices],
         indices=[samples.table[i].index for i in indices],
     )
-
-
-def _labels(samples: SampleSet, indices: Sequence[int]) -> torch.Tensor:
-    return torch.tensor([samples.table[i].label for i in indices], dtype=torch.float32)
-
-
-def _flipped(depth: torch.Tensor, config: AugmentConfig, generator: torch.Generator) -> torch.Tensor:
-    """Flip the maps whose pictures :func:`augment` flips: its first draw from a generator in the same state."""
-    chosen = torch.rand(len(depth), 1, 1, 1, generator=generator).view(-1, 1, 1) < config.flip
-    return torch.where(chosen, depth.flip(2), depth)
 
 
 def plain_batch(samples: SampleSet, indices: Sequence[int], config: TrainConfig, needs: Needs) -> Batch:
     """A batch for scoring: plain crops, labels as they are.
 
     Raises:
-        DataError: The task needs depth and the set has none.
+        DataError: The task needs depth and the set, or a face, has none.
     """
     spec = config.input.spec()
     return Batch(
@@ -123,3 +131,7 @@ def plain_batch(samples: SampleSet, indices: Sequence[int], config: TrainConfig,
         domains=[domain_of(samples.table[i], config.data.domain) for i in indices],
         indices=[samples.table[i].index for i in indices],
     )
+
+
+def _labels(samples: SampleSet, indices: Sequence[int]) -> Tensor:
+    return torch.tensor([samples.table[i].label for i in indices], dtype=torch.float32)

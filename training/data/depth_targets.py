@@ -268,6 +268,16 @@ class DepthTargets:
         self._providers = {name: known[name] for name in providers}
         self.used: Counter[str] = Counter()
 
+    @property
+    def names(self) -> tuple[ProviderName, ...]:
+        """The providers, in order of preference."""
+        return tuple(self._providers)
+
+    @property
+    def measured(self) -> bool:
+        """Whether they look at the depth that a camera has measured."""
+        return "sensor" in self._providers
+
     def target(self, face: FaceGeometry, label: int) -> FloatArray:
         """The map of one sample.
 

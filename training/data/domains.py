@@ -9,12 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasedge.types import Label
+from training.data.table import SampleRow
 from training.errors import ConfigError, DataError
 
 Int64Array: TypeAlias = NDArray[np.int64]
@@ -97,8 +98,7 @@ class DomainSampler:
         """
         if number < 0:
             raise ConfigError(f"steps are counted from 0, got {number}")
-        order = np.random.default_rng([self._seed, 0, number]).permutation(len(self.names))
-        names = tuple(self.names[i] for i in order)
+        names = domain_order(self.names, self._seed, number)
         return DomainStep(names, tuple(self._batch(name, number) for name in names))
 
     def steps(self, start: int, stop: int) -> Iterator[DomainStep]:
@@ -122,6 +122,35 @@ class DomainSampler:
             start = turn * len(pool)
             parts.append(order[max(0, first - start) : last - start])
         return np.concatenate(parts)
+
+
+def domain_order(names: Sequence[str], seed: int, number: int) -> tuple[str, ...]:
+    """Order of the domains in a step, drawn anew for each and the same in all processes.
+
+    Args:
+        names: The domains, in an order that does not change.
+        seed: Seed of the run.
+        number: Number of the step, counted from 0 over the whole training.
+    """
+    order = np.random.default_rng([seed, 0, number]).permutation(len(names))
+    return tuple(names[i] for i in order)
+
+
+def domain_of(row: SampleRow, rule: Literal["auto", "camera", "source"]) -> str:
+    """Domain of a sample.
+
+    Raises:
+        DataError: The camera is asked for, but the sample does not say which it was.
+    """
+    camera = row.params.get("camera")
+    if rule == "source" or (rule == "auto" and camera is None):
+        return row.source
+    if camera is None:
+        raise DataError(
+            f"data.domain is 'camera', but sample {row.index} has no parameter of that name; use 'source', or make the "
+            "set anew"
+        )
+    return str(camera)
 
 
 def _pools(domains: Sequence[str], labels: NDArray[np.generic]) -> dict[tuple[str, int], Int64Array]:

@@ -240,7 +240,8 @@ def _collect(finished: set[Future[None]]) -> int:
 
 
 def _info(request: Request, split: str, n: int) -> SetInfo:
-    return SetInfo(split=split, seed=0, n=n, depth=request.rule.depth, origin=request.origin())
+    rule = request.rule
+    return SetInfo(split=split, seed=0, n=n, depth=rule.depth, picture_px=rule.size_px, origin=request.origin())
 
 
 def _finished(request: Request, split: str) -> bool:

@@ -110,6 +110,7 @@ class SampleSet:
         indices: Sequence[int],
         spec: InputSpec,
         *,
+        boxes: Sequence[Box] | None = None,
         jitter: CropJitter | None = None,
         rng: np.random.Generator | None = None,
     ) -> UInt8Array:
@@ -118,6 +119,7 @@ class SampleSet:
         Args:
             indices: Samples by position.
             spec: Size and crop scale.
+            boxes: What to cut by, one for each; by default those of :meth:`boxes`.
             jitter: Random error of the box; needs ``rng``.
             rng: Where the jitter comes from.
 
@@ -125,17 +127,30 @@ class SampleSet:
             uint8 (n, S, S, 3), red first.
 
         Raises:
-            DataError: Jitter is wanted but nothing to draw it from.
+            DataError: Jitter is wanted but nothing to draw it from, or there is not one box for each sample.
         """
-        if jitter is not None and rng is None:
-            raise DataError("crops with jitter need rng, a numpy random generator; pass one, or no jitter")
+        boxes = self.boxes(indices, jitter=jitter, rng=rng) if boxes is None else boxes
+        if len(boxes) != len(indices):
+            raise DataError(f"expected one box for each of {len(indices)} samples, got {len(boxes)}")
         out = np.empty((len(indices), spec.size_px, spec.size_px, 3), np.uint8)
-        for place, index in enumerate(indices):
-            box = Box(*self.table[index].box_xyxy)
-            if jitter is not None and rng is not None:
-                box = _jittered(box, jitter, rng)
+        for place, (index, box) in enumerate(zip(indices, boxes, strict=True)):
             out[place] = crop_face(self._pictures[index], box, spec)
         return out
+
+    def boxes(
+        self, indices: Sequence[int], *, jitter: CropJitter | None = None, rng: np.random.Generator | None = None
+    ) -> list[Box]:
+        """Face boxes of samples, moved as an uncertain finder would.
+
+        Raises:
+            DataError: Jitter is wanted but nothing to draw it from.
+        """
+        found = [Box(*self.table[index].box_xyxy) for index in indices]
+        if jitter is None:
+            return found
+        if rng is None:
+            raise DataError("crops with jitter need rng, a numpy random generator; pass one, or no jitter")
+        return [_jittered(box, jitter, rng) for box in found]
 
     def picture(self, index: int) -> UInt8Array:
         """The whole simulated picture, uint8 (P, P, 3), red first."""
@@ -166,7 +181,15 @@ def _jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:
 
 
 def make_set(
-    data: Path, out: Path, split: Split, n: int, *, seed: int, workers: int | None = None, depth: bool = False
+    data: Path,
+    out: Path,
+    split: Split,
+    n: int,
+    *,
+    seed: int,
+    workers: int | None = None,
+    depth: bool = False,
+    picture_px: int = PICTURE_PX,
 ) -> Iterator[tuple[int, int]]:
     """Make a set, in parallel; an interrupted one goes on where it stopped.
 
@@ -179,6 +202,7 @@ def make_set(
         workers: Processes; the number of cores by default. One works in the calling process. The set is the same
             for any number.
         depth: Simulate a depth camera too.
+        picture_px: Side of the pictures.
 
     Yields:
         ``(done, n)`` after every chunk, for a progress bar.
@@ -188,7 +212,8 @@ def make_set(
             worker died.
     """
     workers = check_request(n, seed, workers)
-    info, recipe = SetInfo(split=split, seed=seed, n=n, depth=depth), Recipe(data, out.parent, split, seed, depth)
+    info = SetInfo(split=split, seed=seed, n=n, depth=depth, picture_px=picture_px)
+    recipe = Recipe(data, out.parent, split, seed, depth, picture_px)
     with written(out):
         check_claim(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also
@@ -271,7 +296,7 @@ def _store(arrays: _Arrays, indices: Sequence[int], block: Block) -> None:
 def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
     """Claim the folder, open its arrays for writing, and say how many samples are done."""
     claim(out, info)
-    table, shape = out / _TABLE, (info.n, PICTURE_PX, PICTURE_PX)
+    table, shape = out / _TABLE, (info.n, info.picture_px, info.picture_px)
     wanted: dict[Path, tuple[np.dtype[Any], tuple[int, ...]]] = {out / _PICTURES: (np.dtype(np.uint8), (*shape, 3))}
     if info.depth:
         wanted[out / _DEPTH] = (np.dtype(np.uint16), shape)

@@ -90,7 +90,7 @@ class SimulatedStream:
             ) from error
         self.position += self._batch
         r = self._recipe
-        info = SetInfo(split=r.split, seed=r.seed, n=self._batch, depth=r.depth)
+        info = SetInfo(split=r.split, seed=r.seed, n=self._batch, depth=r.depth, picture_px=r.picture_px)
         return SampleSet(block.pictures, block.rows, info, block.depth_mm)
 
     def __enter__(self) -> SimulatedStream:

@@ -43,6 +43,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         depth: Whether every picture has a depth map.
         format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
         version: Version of the simulator's output.
+        picture_px: Side of the pictures.
         origin: What recordings were prepared, and how; empty for simulated samples.
     """
 
@@ -52,4 +53,5 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     depth: bool = False
     format: str = "npy"
     version: int = 3
+    picture_px: int = 192
     origin: str = ""

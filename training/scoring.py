@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -53,13 +53,45 @@ def score_batches(
     Raises:
         DataError: Depth is needed and the set has none.
     """
+    named = named_score_batches(lambda batch: {"": score(batch)}, module, samples, config, needs=needs, places=places)
+    return named.get("", np.empty(0))
+
+
+def named_score_batches(
+    scores: Callable[[Batch], Mapping[str, Tensor]],
+    module: nn.Module,
+    samples: SampleSet,
+    config: TrainConfig,
+    *,
+    needs: Needs | None = None,
+    places: Sequence[int] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Several scores of each sample in one pass: float64 (n,) by name; nothing without samples.
+
+    Args:
+        scores: From a batch to (N,) by name.
+        module: See :func:`score_batches`.
+        samples: See :func:`score_batches`.
+        config: See :func:`score_batches`.
+        needs: See :func:`score_batches`.
+        places: See :func:`score_batches`.
+        progress: Called with the number of samples that are done.
+
+    Raises:
+        DataError: Depth is needed and the set has none.
+    """
     was_training = module.training
     device = next(module.parameters()).device
-    places, out = range(len(samples)) if places is None else places, [np.empty(0)]
+    places = range(len(samples)) if places is None else places
+    out: dict[str, list[NDArray[np.float64]]] = {}
     module.eval()
     with torch.inference_mode():
         for start in range(0, len(places), _AT_ONCE):
             batch = plain_batch(samples, places[start : start + _AT_ONCE], config, needs or Needs())
-            out.append(score(batch.to(device)).double().cpu().numpy())
+            for name, values in scores(batch.to(device)).items():
+                out.setdefault(name, []).append(values.double().cpu().numpy())
+            if progress is not None:
+                progress(min(start + _AT_ONCE, len(places)))
     module.train(was_training)
-    return np.concatenate(out)
+    return {name: np.concatenate(parts) for name, parts in out.items()}

@@ -1,0 +1,162 @@
+"""DET and ROC curves and histograms of scores as PNG files, drawn from the metrics' own curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fasedge import metrics
+from fasedge.types import Label
+from training.errors import DataError
+from training.evaluation.tables import Level, Presentations, ScoreTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from matplotlib.axes import Axes
+
+#: Size of every picture, pixels.
+SIZE_PX = (960, 800)
+_DPI = 160
+#: Rates that the axes of a DET curve are marked with.
+_MARKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+#: Blue, vermilion, green, orange, purple, sky: can be told apart with any colour vision (Okabe and Ito 2008).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
+_BINS = 40
+
+
+def draw_all(
+    out: Path, test: ScoreTable, levels: Sequence[Level], primary: str, thresholds: Mapping[str, Mapping[str, float]]
+) -> list[Path]:
+    """Draw ``det_<level>.png``, ``roc_<level>.png`` and ``scores_<level>.png``.
+
+    Args:
+        out: Folder, there already.
+        test: Scores of the test set.
+        levels: Which levels.
+        primary: Score of the histogram; the curves show all.
+        thresholds: Thresholds of the primary score, by level and criterion.
+
+    Returns:
+        The files.
+
+    Raises:
+        DataError: The package matplotlib is not installed.
+        OSError: A file cannot be written.
+    """
+    files = []
+    for level in levels:
+        named = {name: test.at(level, name) for name in test.scores}
+        files += [out / f"det_{level}.png", out / f"roc_{level}.png", out / f"scores_{level}.png"]
+        draw_det(files[-3], named, level)
+        draw_roc(files[-2], named, level)
+        draw_histogram(files[-1], named[primary], f"{primary}, {level}s", thresholds[level])
+    return files
+
+
+def draw_det(path: Path, named: Mapping[str, Presentations], level: str) -> None:
+    """Draw BPCER against the largest APCER over the species, on probit axes.
+
+    Raises:
+        DataError: The package matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    with _figure(path) as axes:
+        for colour, (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
+            curve = metrics.det_curve(found.scores, found.labels, found.species)
+            # Steps: between two decisions there is nothing, and a slope would promise it.
+            axes.step(
+                curve.apcer_probit, curve.bpcer_probit, where="pre", label=name, color=colour, linewidth=1.6,
+                clip_on=False,
+            )  # fmt: skip
+        places = metrics.probit(_MARKS).tolist()
+        texts = [f"{100 * mark:g}" for mark in _MARKS]
+        axes.set_xticks(places, texts)
+        axes.set_yticks(places, texts)
+        limits = metrics.probit([metrics.PROBIT_CLIP, 0.9]).tolist()
+        axes.set_xlim(limits[0], limits[1])
+        axes.set_ylim(limits[0], limits[1])
+        axes.plot(limits, limits, color="0.7", linewidth=0.8, linestyle=":")
+        axes.set_xlabel("APCER of the worst species, %")
+        axes.set_ylabel("BPCER, %")
+        axes.set_title(f"Detection error trade-off, {level}s")
+        axes.legend(title="score", loc="upper right")
+
+
+def draw_roc(path: Path, named: Mapping[str, Presentations], level: str) -> None:
+    """Draw the receiver operating characteristic, attacks pooled.
+
+    Raises:
+        DataError: The package matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    with _figure(path) as axes:
+        for colour, (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
+            curve = metrics.roc_curve(found.scores, found.labels)
+            area = metrics.auc(found.scores, found.labels)
+            label = f"{name}, AUC {area:.4f}"
+            axes.plot(100 * curve.far, 100 * curve.tar, label=label, color=colour, linewidth=1.6, clip_on=False)
+        axes.plot([0, 100], [0, 100], color="0.7", linewidth=0.8, linestyle=":")
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+        axes.set_xlabel("attacks accepted (APCER, all species pooled), %")
+        axes.set_ylabel("bona fide accepted (1 - BPCER), %")
+        axes.set_title(f"Receiver operating characteristic, {level}s")
+        axes.legend(loc="lower right")
+
+
+def draw_histogram(path: Path, found: Presentations, title: str, thresholds: Mapping[str, float]) -> None:
+    """Draw the distribution of a score, bona fide and each species apart, with thresholds.
+
+    Raises:
+        DataError: The package matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    kinds = np.array(["bona fide" if label == Label.BONA_FIDE else name for label, name in _kinds(found)], object)
+    names = ["bona fide", *sorted(set(kinds.tolist()) - {"bona fide"})]
+    low, high = float(found.scores.min()), float(found.scores.max())
+    edges = np.linspace(low, high if high > low else low + 1e-6, _BINS + 1)
+    with _figure(path) as axes:
+        for colour, name in zip(_cycle(len(names)), names, strict=True):
+            chosen = found.scores[kinds == name]
+            shares = 100 * np.histogram(chosen, edges)[0] / len(chosen)
+            axes.stairs(shares, edges, label=f"{name} (n = {len(chosen)})", color=colour, linewidth=1.6)
+            axes.stairs(shares, edges, fill=True, color=colour, alpha=0.15)
+        for dash, (name, value) in zip(("--", ":", "-."), thresholds.items(), strict=False):
+            axes.axvline(value, color="0.3", linewidth=1.0, linestyle=dash, label=f"{name}: {value:.4f}")
+        axes.set_xlabel("score (higher: more surely bona fide)")
+        axes.set_ylabel("share of the presentations of a kind, %")
+        axes.set_ylim(bottom=0)
+        axes.set_title(f"Scores: {title}")
+        axes.legend(loc="best", fontsize="small")
+
+
+def _kinds(found: Presentations) -> Iterator[tuple[int, str]]:
+    return zip(found.labels.tolist(), found.species, strict=True)
+
+
+def _cycle(n: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
+
+
+@contextmanager
+def _figure(path: Path) -> Iterator[Axes]:
+    """One set of axes that becomes a PNG; no window system and no state of the process is touched."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise DataError(
+            "plots need the package matplotlib; install the group `train`, or go on with --no-plots"
+        ) from error
+    figure = Figure(figsize=(SIZE_PX[0] / _DPI, SIZE_PX[1] / _DPI), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(visible=True, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    yield axes
+    figure.savefig(path, format="png")

@@ -1,0 +1,149 @@
+"""Finished runs: the folder that ``fit`` writes, read back as a network that scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import msgspec
+from torch import Tensor, nn
+
+from training.build import build_task
+from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, load_exactly, restore
+from training.config import TrainConfig, check_config
+from training.errors import CheckpointError, CheckpointNotFoundError
+from training.evaluation.document import RunRecord
+from training.loop import BEST, LAST
+from training.runlog import RECORD
+from training.tasks import StepTask, as_step_task
+
+CheckpointName = Literal["best", "last"]
+_FILES: Mapping[CheckpointName, str] = {"best": BEST, "last": LAST}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedRun:
+    """A trained network.
+
+    Attributes:
+        task: What scores, in evaluation mode.
+        config: What it was trained by.
+        record: The same for ``metrics.json``.
+        trained_on: Descriptions of its train and dev sets; empty where the run does not say.
+    """
+
+    task: StepTask
+    config: TrainConfig
+    record: RunRecord
+    trained_on: Mapping[str, Mapping[str, JsonValue]]
+
+
+def load_run(folder: Path, which: CheckpointName = "best") -> LoadedRun:
+    """Read a run.
+
+    Args:
+        folder: What ``fit --out`` named.
+        which: ``best``: the epoch with the lowest EER on the dev set of the training. ``last``: the last epoch.
+
+    Raises:
+        CheckpointNotFoundError: There is no such folder, or no checkpoint in it.
+        CheckpointError: The checkpoint is damaged, of something else than a run, or does not fit its own configuration.
+        ConfigError: Its configuration names a method that is not there any more.
+    """
+    path = folder / _FILES[which]
+    if not path.is_file():
+        there = "the folder has none" if folder.is_dir() else "there is no such folder"
+        raise CheckpointNotFoundError(
+            f"expected the checkpoint {path}, but {there}; name the folder of `python -m training fit --out …`, after "
+            "its first epoch"
+        )
+    checkpoint = load_checkpoint(path)
+    config = _config_of(checkpoint, path)
+    with _without_start_warnings():
+        task = as_step_task(build_task(_without_start(config)))
+    load_exactly(task.module, _weights(checkpoint, path, which), what=str(path))
+    task.module.eval()
+    record = _read_record(folder)
+    return LoadedRun(task, config, _record(folder, which, checkpoint, config, task.module, record), _sets(record))
+
+
+def _config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
+    try:
+        config = msgspec.convert(checkpoint.metadata["config"], TrainConfig)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of a training run ({error}); was it made by `fit`?"
+        ) from error
+    check_config(config)
+    return config
+
+
+def _without_start(config: TrainConfig) -> TrainConfig:
+    """The same network, without reading the weights that its training started from."""
+    changed: TrainConfig = msgspec.structs.replace(
+        config, method=msgspec.structs.replace(config.method, weights=None, pretrained=False)
+    )
+    return changed
+
+
+@contextmanager
+def _without_start_warnings() -> Iterator[None]:
+    """Keep back the warning that a trunk starts from nothing: its weights are about to be loaded."""
+    log = logging.getLogger("training")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def _weights(checkpoint: Checkpoint, path: Path, which: CheckpointName) -> dict[str, Tensor]:
+    if which == "best":
+        return checkpoint.tensors
+    if "skeleton" not in checkpoint.metadata:
+        raise CheckpointError(f"{path} does not hold the state of a training run; was it made by `fit`?")
+    state = cast("Mapping[str, Mapping[str, Tensor]]", restore(checkpoint.metadata["skeleton"], checkpoint.tensors))
+    # What is scored while training goes on is the average, where there is one.
+    return dict(state.get("average", state["module"]))
+
+
+def _read_record(folder: Path) -> Mapping[str, JsonValue]:
+    """``run.json``; nothing where it is missing, for it is not needed to score."""
+    try:
+        found: JsonValue = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sets(record: Mapping[str, JsonValue]) -> dict[str, Mapping[str, JsonValue]]:
+    named = {name: record.get(name) for name in ("train", "dev")}
+    return {name: value for name, value in named.items() if isinstance(value, Mapping)}
+
+
+def _record(  # noqa: PLR0917 - private
+    folder: Path,
+    which: CheckpointName,
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    module: nn.Module,
+    record: Mapping[str, JsonValue],
+) -> RunRecord:
+    return RunRecord(
+        folder=str(folder),
+        checkpoint=which,
+        epoch=int(str(checkpoint.metadata.get("epoch", 0))),
+        method=config.method.name,
+        profile=config.method.profile,
+        width=config.method.width,
+        seed=config.seed,
+        parameters=sum(p.numel() for p in module.parameters()),
+        commit=str(record.get("commit") or ""),
+        trunk_weights=str(record.get("trunk_weights") or ""),
+    )

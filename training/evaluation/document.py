@@ -84,6 +84,7 @@ class Measures(_Part, frozen=True):
         n_bona_fide: Bona fide presentations of the test set.
         n_attack: Its attacks by species.
         n_subjects: People in it.
+        n_non_response: Presentations without a score, which enter no rate.
         auc: AUC of the test set.
         auc_span: Its interval.
         auc_by_species: AUC of each species against all bona fide presentations.
@@ -102,6 +103,7 @@ class Measures(_Part, frozen=True):
     n_bona_fide: int
     n_attack: dict[str, int]
     n_subjects: int
+    n_non_response: int
     auc: float
     auc_span: Span | None
     auc_by_species: dict[str, float]

@@ -137,7 +137,7 @@ def evaluate_runs(
             opened = _open(pair, chosen)
             results.append(_evaluate(opened, out / name, name, chosen, progress))
         document = Document(runs=results, summary=summarise(results))
-        _write(out, document)
+        _write(out, document, chosen)
     except OSError as error:
         raise DataError(f"{out}: the evaluation cannot be written ({error.strerror or error})") from error
     return document
@@ -185,7 +185,7 @@ def _evaluate(opened: _Opened, out: Path, name: str, options: Options, progress:
         overrides=opened.overrides, levels=measure_levels(dev, test, fixed=options.fixed, resamples=options.resamples),
     )  # fmt: skip
     if name:
-        _write(out, Document(runs=[msgspec.structs.replace(result, name="")], summary=summarise([result])))
+        _write(out, Document(runs=[msgspec.structs.replace(result, name="")], summary=summarise([result])), options)
     if options.plots:
         _draw(out, test, result)
     if options.maps:
@@ -202,10 +202,10 @@ def _draw(out: Path, test: ScoreTable, result: RunResult) -> None:
     draw_all(out, test, levels, result.primary, thresholds)
 
 
-def _write(out: Path, document: Document) -> None:
+def _write(out: Path, document: Document, options: Options) -> None:
     text = msgspec.json.format(msgspec.json.encode(document), indent=2)
     (out / "metrics.json").write_bytes(text + b"\n")
-    (out / "report.md").write_text(render(document), encoding="utf-8")
+    (out / "report.md").write_text(render(document, plots=options.plots), encoding="utf-8")
 
 
 def allowed(values: Collection[str]) -> tuple[Override, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from fasedge.types import UInt8Array
 from training.attention_maps import a_deeppixbis_map, cmfl_grad_cam, to_picture
 from training.config import TrainConfig
-from training.data.batches import plain_batch
+from training.data.batches import plain_batch, usable
 from training.data.samples import SampleSet
 from training.errors import ConfigError, DataError
 from training.evaluation.tables import video_of
@@ -69,18 +69,20 @@ def map_maker(task: StepTask, side_px: int) -> tuple[str, MapMaker]:
     raise ConfigError(f"no attention maps for {type(module).__name__}; leave --maps out")
 
 
-def choose_samples(samples: SampleSet, each: int) -> dict[str, list[int]]:
+def choose_samples(samples: SampleSet, each: int, *, measured: bool = False) -> dict[str, list[int]]:
     """Choose samples of every species, spread over its recordings.
 
     Args:
         samples: The set.
         each: How many of each species, bona fide included; fewer where there are fewer.
+        measured: Only those whose face has depth.
 
     Returns:
         Positions by species, the same at every call.
     """
     places: dict[str, list[int]] = {}
-    for i, row in enumerate(samples.table):
+    for i in usable(samples, measured=measured):
+        row = samples.table[i]
         places.setdefault(row.species, []).append(i)
     chosen = {}
     for species, there in sorted(places.items()):
@@ -126,7 +128,7 @@ def write_maps(  # noqa: PLR0917 - the parts of an evaluation, in their order
     with (folder / "index.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "species", "subtype", "video", "frame", "index", "score"])
-        for species, places in choose_samples(samples, each).items():
+        for species, places in choose_samples(samples, each, measured=task.needs.depth).items():
             for k, place in enumerate(places):
                 batch = plain_batch(samples, [place], config, task.needs)
                 panels = _panels(batch, make(batch.to(device)))

@@ -49,14 +49,15 @@ def _measure(dev: Presentations, test: Presentations, level: Level, fixed: float
     chosen, missing = choose_thresholds(dev)
     chosen[FIXED] = metrics.ChosenThreshold(fixed)
     whole = metrics.evaluate(test.scores, test.labels, species=test.species, split="test")
-    spans, problem = _spans(test, test.scores, 0.0, resamples)
+    answered = test.answered()
+    spans, problem = _spans(answered, answered.scores, 0.0, resamples)
     remarks = [problem] if problem else []
     at = {}
     for name, threshold in chosen.items():
         # The ACER of a resample depends on decisions only: with these for scores its interval is the same, and
         # thousands of distinct scores need not be counted again for every threshold.
-        decisions = (test.scores >= threshold.value).astype(np.float64)
-        of_decisions = _spans(test, decisions, 0.5, 0 if spans is None else resamples)[0]
+        decisions = (answered.scores >= threshold.value).astype(np.float64)
+        of_decisions = _spans(answered, decisions, 0.5, 0 if spans is None else resamples)[0]
         at[name] = _at(test, threshold, None if of_decisions is None else of_decisions.acer)
     report = metrics.report(test.scores, test.labels, test.species, chosen.get("eer", chosen[FIXED]), split="test")
     remarks += [f"{'eer' if 'eer' in chosen else FIXED}: {text}" for text in report.remarks]
@@ -66,13 +67,14 @@ def _measure(dev: Presentations, test: Presentations, level: Level, fixed: float
         n_bona_fide=whole.n_bona_fide,
         n_attack=dict(whole.n_attack),
         n_subjects=len(set(test.subjects)),
+        n_non_response=len(test.scores) - len(answered.scores),
         auc=whole.auc,
         auc_span=None if spans is None else _span(spans.auc),
-        auc_by_species=_auc_by_species(test),
+        auc_by_species=_auc_by_species(answered),
         eer=whole.eer.value,
         eer_span=None if spans is None else _span(spans.eer),
-        dev_auc=metrics.auc(dev.scores, dev.labels),
-        dev_eer=metrics.eer(dev.scores, dev.labels).value,
+        dev_auc=metrics.auc(dev.answered().scores, dev.answered().labels),
+        dev_eer=metrics.eer(dev.answered().scores, dev.answered().labels).value,
         bpcer_at_apcer={f"{rate:g}": found.bpcer for rate, found in whole.bpcer_at_apcer.items()},
         apcer_at_bpcer={f"{rate:g}": found.apcer for rate, found in whole.apcer_at_bpcer.items()},
         at=at,
@@ -88,7 +90,7 @@ def choose_thresholds(dev: Presentations) -> tuple[dict[str, metrics.ChosenThres
         MetricError: A class is missing.
     """
     # What concerns all criteria is an error; what concerns one is a finding.
-    metrics.auc(dev.scores, dev.labels)
+    metrics.auc(dev.answered().scores, dev.answered().labels)
     chosen, missing = {}, {}
     for name in CRITERIA:
         try:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 SIZE_PX = (960, 800)
 _DPI = 160
 #: Rates that the axes of a DET curve are marked with.
-_MARKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+_MARKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
 #: Blue, vermilion, green, orange, purple, sky: can be told apart with any colour vision (Okabe and Ito 2008).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
+_DASHES = ("-", "--", "-.", ":")
 _BINS = 40
 
 
@@ -48,9 +49,9 @@ def draw_all(
         DataError: The package matplotlib is not installed.
         OSError: A file cannot be written.
     """
-    files = []
+    files: list[Path] = []
     for level in levels:
-        named = {name: test.at(level, name) for name in test.scores}
+        named = {name: test.at(level, name).answered() for name in test.scores}
         files += [out / f"det_{level}.png", out / f"roc_{level}.png", out / f"scores_{level}.png"]
         draw_det(files[-3], named, level)
         draw_roc(files[-2], named, level)
@@ -66,18 +67,19 @@ def draw_det(path: Path, named: Mapping[str, Presentations], level: str) -> None
         OSError: The file cannot be written.
     """
     with _figure(path) as axes:
-        for colour, (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
+        for (colour, dash), (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
             curve = metrics.det_curve(found.scores, found.labels, found.species)
             # Steps: between two decisions there is nothing, and a slope would promise it.
             axes.step(
-                curve.apcer_probit, curve.bpcer_probit, where="pre", label=name, color=colour, linewidth=1.6,
-                clip_on=False,
+                curve.apcer_probit, curve.bpcer_probit, where="pre", label=name, color=colour, linestyle=dash,
+                linewidth=1.6,
             )  # fmt: skip
         places = metrics.probit(_MARKS).tolist()
         texts = [f"{100 * mark:g}" for mark in _MARKS]
         axes.set_xticks(places, texts)
         axes.set_yticks(places, texts)
-        limits = metrics.probit([metrics.PROBIT_CLIP, 0.9]).tolist()
+        # A little beyond the smallest rate that the metrics draw, so that lines on it are seen whole.
+        limits = [float(metrics.probit(metrics.PROBIT_CLIP)) - 0.08, float(metrics.probit(0.97))]
         axes.set_xlim(limits[0], limits[1])
         axes.set_ylim(limits[0], limits[1])
         axes.plot(limits, limits, color="0.7", linewidth=0.8, linestyle=":")
@@ -95,11 +97,14 @@ def draw_roc(path: Path, named: Mapping[str, Presentations], level: str) -> None
         OSError: The file cannot be written.
     """
     with _figure(path) as axes:
-        for colour, (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
+        for (colour, dash), (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
             curve = metrics.roc_curve(found.scores, found.labels)
             area = metrics.auc(found.scores, found.labels)
             label = f"{name}, AUC {area:.4f}"
-            axes.plot(100 * curve.far, 100 * curve.tar, label=label, color=colour, linewidth=1.6, clip_on=False)
+            axes.plot(
+                100 * curve.far, 100 * curve.tar, label=label, color=colour, linestyle=dash, linewidth=1.6,
+                clip_on=False,
+            )  # fmt: skip
         axes.plot([0, 100], [0, 100], color="0.7", linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
@@ -121,7 +126,7 @@ def draw_histogram(path: Path, found: Presentations, title: str, thresholds: Map
     low, high = float(found.scores.min()), float(found.scores.max())
     edges = np.linspace(low, high if high > low else low + 1e-6, _BINS + 1)
     with _figure(path) as axes:
-        for colour, name in zip(_cycle(len(names)), names, strict=True):
+        for (colour, _), name in zip(_cycle(len(names)), names, strict=True):
             chosen = found.scores[kinds == name]
             shares = 100 * np.histogram(chosen, edges)[0] / len(chosen)
             axes.stairs(shares, edges, label=f"{name} (n = {len(chosen)})", color=colour, linewidth=1.6)
@@ -139,8 +144,9 @@ def _kinds(found: Presentations) -> Iterator[tuple[int, str]]:
     return zip(found.labels.tolist(), found.species, strict=True)
 
 
-def _cycle(n: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(n)]
+def _cycle(n: int) -> list[tuple[str, str]]:
+    """Colours and dashes: curves that lie on each other are seen through the gaps of the upper one."""
+    return [(_COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]) for i in range(n)]
 
 
 @contextmanager

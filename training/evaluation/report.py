@@ -11,14 +11,19 @@ _WHOLE = ("auc", "eer", "dev_eer", "bpcer_at_apcer.0.1", "bpcer_at_apcer.0.05", 
 _RATES = ("apcer_max", "apcer_pooled", "bpcer", "acer", "acer_pooled")
 
 
-def render(document: Document) -> str:
-    """The report of one run or several: Markdown."""
+def render(document: Document, *, plots: bool = False) -> str:
+    """The report of one run or several: Markdown.
+
+    Args:
+        document: What was found.
+        plots: Whether curves and histograms lie beside it.
+    """
     parts = ["# Evaluation", _conventions()]
     several = len(document.runs) > 1
     if several:
         parts += [_summary(document)]
     for run in document.runs:
-        parts += [_run(run, heading=2 if several else 0)]
+        parts += [_run(run, plots=plots)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -43,10 +48,14 @@ def _conventions() -> str:
     )
 
 
-def _run(run: RunResult, heading: int) -> str:
-    parts = [f"## {run.name}"] if heading else []
+def _run(run: RunResult, *, plots: bool) -> str:
+    parts = [f"## {run.name}"] if run.name else []
     parts.append(_about(run))
+    folder = f"{run.name}/" if run.name else ""
     for level, scores in run.levels.items():
+        if plots:
+            names = {"det": "detection error trade-off", "roc": "ROC", "scores": "scores"}
+            parts.append(" ".join(f"![{text}, {level}s]({folder}{name}_{level}.png)" for name, text in names.items()))
         for score, measures in scores.items():
             own = ", the method's own score" if score == run.primary else ""
             parts += [f"### {level.capitalize()}s, score `{score}`{own}", _measures(measures)]
@@ -81,6 +90,8 @@ def _set(record: SetRecord) -> str:
 def _measures(m: Measures) -> str:
     attacks = ", ".join(f"{name} {n:,}" for name, n in m.n_attack.items())
     counts = f"{m.n_bona_fide:,} bona fide; {attacks}; {m.n_subjects:,} people."
+    if m.n_non_response:
+        counts += f" **{m.n_non_response:,} without a score** (no depth in the face box) enter no rate."
     whole = table(
         ["AUC", "EER (test's own threshold)", "BPCER at APCER 10 / 5 / 1 %", "dev AUC", "dev EER"],
         [

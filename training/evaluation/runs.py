@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Literal, cast
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
-from training.build import build_task
+from training.build import FITTED, build_fitted, build_task
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, load_exactly, restore
 from training.config import TrainConfig, check_config
-from training.errors import CheckpointError, CheckpointNotFoundError
+from training.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from training.evaluation.document import RunRecord
 from training.loop import BEST, LAST
 from training.runlog import RECORD
-from training.tasks import StepTask, as_step_task
+from training.tasks import Batch, FittedTask, Needs, StepTask, as_step_task
 
 CheckpointName = Literal["best", "last"]
 _FILES: Mapping[CheckpointName, str] = {"best": BEST, "last": LAST}
@@ -65,11 +66,51 @@ def load_run(folder: Path, which: CheckpointName = "best") -> LoadedRun:
     checkpoint = load_checkpoint(path)
     config = _config_of(checkpoint, path)
     with _without_start_warnings():
-        task = as_step_task(build_task(_without_start(config)))
+        task = _build(_without_start(config))
     load_exactly(task.module, _weights(checkpoint, path, which), what=str(path))
     task.module.eval()
     record = _read_record(folder)
     return LoadedRun(task, config, _record(folder, which, checkpoint, config, task.module, record), _sets(record))
+
+
+class FittedScores:
+    """A fitted method, to score with; nothing here trains it.
+
+    Args:
+        task: The method.
+    """
+
+    needs = Needs()
+
+    def __init__(self, task: FittedTask) -> None:
+        self._task = task
+
+    @property
+    def module(self) -> nn.Module:
+        """What the method has learnt."""
+        return self._task.module
+
+    def to(self, device: torch.device) -> None:
+        """Move the method."""
+        self._task.module.to(device)
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        """There is none.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError("a fitted method has no training steps; see training.fitted")
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        """The method's score."""
+        return self._task.score(batch.rgb)
+
+
+def _build(config: TrainConfig) -> StepTask:
+    if config.method.name in FITTED:
+        return FittedScores(build_fitted(config))
+    return as_step_task(build_task(config))
 
 
 def _config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fasedge import metrics
 from training.config import TrainConfig
+from training.data.batches import usable
 from training.data.samples import SampleSet
 from training.data.table import SampleRow
 from training.errors import DataError, DivergedError
@@ -33,7 +34,7 @@ class Presentations:
     """What the metrics get, one entry per presentation.
 
     Attributes:
-        scores: float64 (n,), higher = bona fide.
+        scores: float64 (n,), higher = bona fide; NaN where there is none (a non-response).
         labels: int64 (n,), 1 bona fide, 0 attack.
         species: PAI species; that of bona fide presentations means nothing.
         subtypes: Kinds of instrument, likewise.
@@ -46,6 +47,16 @@ class Presentations:
     subtypes: Sequence[str]
     subjects: Sequence[str]
 
+    def answered(self) -> Presentations:
+        """Those that got a score."""
+        kept = np.flatnonzero(~np.isnan(self.scores)).tolist()
+        if len(kept) == len(self.scores):
+            return self
+        species, subtypes, subjects = (
+            [names[i] for i in kept] for names in (self.species, self.subtypes, self.subjects)
+        )
+        return Presentations(self.scores[kept], self.labels[kept], species, subtypes, subjects)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreTable:
@@ -54,7 +65,7 @@ class ScoreTable:
     Attributes:
         rows: The set's table.
         split: Its split.
-        scores: float64 (n,) by name, the method's own score first.
+        scores: float64 (n,) by name, the method's own score first; NaN for faces that the network cannot look at.
     """
 
     rows: Sequence[SampleRow]
@@ -137,14 +148,20 @@ def score_table(
         progress: Called with the number of samples that are done.
 
     Returns:
-        The name of the method's own score, and the table.
+        The name of the method's own score, and the table. Where the network looks at depth, faces without any have no
+        score: zeros in its place would be taken for something very near.
 
     Raises:
         DataError: The network looks at depth and the set has none.
         DivergedError: A score is not finite.
     """
     primary, scorer = named_scorer(task)
-    named = named_score_batches(scorer, task.module, samples, config, needs=task.needs, progress=progress)
+    places = usable(samples, measured=task.needs.depth)
+    if not places:
+        raise DataError("no face of the set has measured depth, which the network looks at; prepare it again")
+    named = named_score_batches(
+        scorer, task.module, samples, config, needs=task.needs, places=places, progress=progress
+    )
     for name, values in named.items():
         if not np.isfinite(values).all():
             bad = int((~np.isfinite(values)).sum())
@@ -152,7 +169,10 @@ def score_table(
                 f"{bad} of {len(values)} scores {name!r} are not finite: the weights of the run diverged"
             )
     order = sorted(named, key=lambda name: name != primary)
-    return primary, ScoreTable(samples.table, samples.info.split, {name: named[name] for name in order})
+    scores = {name: np.full(len(samples), np.nan) for name in order}
+    for name, values in scores.items():
+        values[places] = named[name]
+    return primary, ScoreTable(samples.table, samples.info.split, scores)
 
 
 def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
@@ -170,8 +190,13 @@ def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
             for i, row in enumerate(table.rows):
                 about = [row.source, table.split, row.identity, video_of(row), row.params.get("frame", "")]
                 # All digits: whoever works the rates out again from this file must get the same.
-                scores = [repr(float(table.scores[name][i])) for name in names]
+                scores = [_digits(table.scores[name][i]) for name in names]
                 writer.writerow([*about, row.label, row.species, row.subtype, row.index, *scores])
+
+
+def _digits(score: float) -> str:
+    """A score to its last bit; empty where there is none."""
+    return "" if np.isnan(score) else repr(float(score))
 
 
 def choose_threads(threads: int | None) -> None:

@@ -16,8 +16,7 @@ from tests.training.fixtures.toy_stream import CAMERAS, ToyStream
 from training import feeds
 from training.checkpoint import load_checkpoint
 from training.config import AugmentConfig, DataConfig, InputConfig, MachineConfig, OptimiserConfig, TrainConfig
-from training.data.batches import make_batch, plain_batch
-from training.data.depth_targets import DepthTargets
+from training.data.batches import make_batch
 from training.data.domains import domain_of
 from training.data.samples import SampleSet, SetInfo
 from training.data.work import Recipe

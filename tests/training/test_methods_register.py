@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.training.fixtures.rgbd_sets import rgbd_set
 from tests.training.fixtures.toy_sets import ToyTask, toy_set
 from training.build import METHODS, build_task, method_settings, with_options
 from training.config import AugmentConfig, InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
-from training.data.samples import SampleSet, SetInfo
 from training.errors import ConfigError
 from training.loop import Trainer
 from training.methods.cmfl import CMFLConfig
@@ -27,14 +27,6 @@ def one_cpu_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def rgbd_set(n: int, split: str = "train") -> SampleSet:
-    plain = toy_set(n, split=split)
-    depth = torch.arange(48 * 48).view(1, 48, 48).expand(n, -1, -1) % 90 + 600
-    info = SetInfo(split=split, seed=0, n=n, depth=True)
-    pictures = torch.stack([torch.from_numpy(plain.picture(i)) for i in range(n)]).numpy()
-    return SampleSet(pictures, plain.table, info, depth.numpy().astype("uint16"))
 
 
 def settings(name: str = "fake", **parts: object) -> TrainConfig:
@@ -155,7 +147,7 @@ def test_compiling_is_asked_of_the_network(tmp_path: Path, monkeypatch: pytest.M
 
 
 #: A step of each kind; the others differ in configuration only.
-@pytest.mark.parametrize("name", ["deeppixbis", "cmfl", "mc-pixbis", "deeppixbis-depth", "rfmeta", "reptile"])
+@pytest.mark.parametrize("name", ["deeppixbis", "cmfl", "mc-pixbis", "deeppixbis-depth", "rfmeta", "reptile", "cdcn"])
 def test_a_registered_method_trains_in_the_loop(tmp_path: Path, name: str) -> None:
     options = {"reestimate_norm": False} if name in {"rfmeta", "reptile"} else {}
     config = settings(method=MethodConfig(name=name, width=0.125, options=options))

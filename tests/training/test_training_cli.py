@@ -113,17 +113,29 @@ def test_fit_simulates_while_it_trains_unless_told_otherwise(
     arguments = ("--out", tmp_path / "runs" / "one", "--data", face_pack, "--workers", 0, "--device", "cpu")
     assert run(monkeypatch, "fit", config, *arguments) == 0
     assert "epoch 1: loss" in capsys.readouterr().out
-    dev = SampleSet.load(tmp_path / "runs" / "cache" / "dev_3_12")
+    dev = SampleSet.load(tmp_path / "runs" / "cache" / "dev_3_12_96px")
     assert len(dev) == 12
+    assert dev.picture(0).shape == (96, 96, 3)
     record = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
     wanted = {"split": "train", "seed": 3, "n": 12, "format": "stream", "picture_px": 96}
     assert record["train"].items() >= wanted.items()
-    assert record["dev"]["n"] == 12
+    assert (record["dev"]["n"], record["dev"]["picture_px"]) == (12, 96)
     assert record["config"]["data"]["train"] == "simulate"
     assert record["torch"] and record["numpy"] and record["trunk_weights"].startswith("none")  # noqa: PT018
     # Finished: found in the cache and in the folder, nothing is done again.
     assert run(monkeypatch, "fit", config, *arguments) == 0
     assert "epoch 1: loss" not in capsys.readouterr().out
+
+
+def test_fit_knows_methods_that_no_gradient_trains(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('[input]\nsize_px = 32\n[method]\nname = "lbp-svm"\n[optimiser]\nbatch = 6\nepochs = 1\n')
+    arguments = ("--train", sets / "train", "--dev", sets / "dev", "--out", tmp_path / "run")
+    assert run(monkeypatch, "fit", config, *arguments) == 0
+    assert "dev AUC" in capsys.readouterr().out
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {"best.safetensors", "history.jsonl", "run.json"}
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

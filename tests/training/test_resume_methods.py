@@ -1,0 +1,67 @@
+"""Two epochs in one go are one epoch, a kill in the second, and another start: to the bit, for every kind of step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.fixtures.rgbd_sets import rgbd_set
+from training import meta_task
+from training.build import build_task
+from training.checkpoint import load_checkpoint
+from training.config import AugmentConfig, InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
+from training.loop import LAST, RECORD, StepRecord, Trainer
+from training.tasks import as_step_task
+
+TRAIN, DEV = rgbd_set(16), rgbd_set(6, "dev")
+
+
+def settings(name: str) -> TrainConfig:
+    return TrainConfig(
+        input=InputConfig(size_px=64, crop_scale=1.2),
+        method=MethodConfig(name=name, width=0.125),
+        optimiser=OptimiserConfig(batch=8, epochs=2, learning_rate=1e-3),
+        augment=AugmentConfig(shift=0.1, zoom=0.1),
+        machine=MachineConfig(device="cpu"),
+    )
+
+
+def run(config: TrainConfig, out: Path, seed: int, stop_at: tuple[int, int] | None = None) -> list[float]:
+    """Losses of the steps; the process ends, as far as the run can tell, after one of them."""
+    losses = []
+
+    def note(record: StepRecord) -> None:
+        losses.append(record.loss)
+        if (record.epoch, record.step) == stop_at:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(seed)
+    trainer = Trainer(as_step_task(build_task(config)), config, TRAIN, DEV, out, progress=note)
+    if stop_at is None:
+        list(trainer.run())
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            list(trainer.run())
+    return losses
+
+
+@pytest.mark.parametrize("name", ["cmfl", "rfmeta", "cdcn"])
+def test_a_run_that_was_killed_ends_with_the_same_losses_and_weights(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meta_task, "REESTIMATION_BATCHES", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    config, whole, parts = settings(name), tmp_path / "whole", tmp_path / "parts"
+    losses = run(config, whole, seed=0)
+    assert len(losses) == len(set(losses)) == 4
+    assert run(config, parts, seed=0, stop_at=(2, 1)) == losses[:3]
+    # Other first weights: all that counts comes from the checkpoint.
+    assert run(config, parts, seed=1) == losses[2:]
+    one, two = (load_checkpoint(folder / LAST) for folder in (whole, parts))
+    assert one.metadata == two.metadata
+    assert all(torch.equal(value, two.tensors[key]) for key, value in one.tensors.items())
+    assert ("depth_targets" in (whole / RECORD).read_text()) == (name != "cmfl")
+    torch.set_num_threads(before)

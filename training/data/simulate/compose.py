@@ -50,13 +50,24 @@ def face_box(matrix: Tensor, size: int) -> tuple[float, float, float, float]:
         matrix: (3, 3), canvas to tile coordinates.
         size: Side of the canvas in pixels.
     """
+    return face_boxes(matrix[None], size)[0]
+
+
+def face_boxes(matrices: Tensor, size: int) -> list[tuple[float, float, float, float]]:
+    """Face boxes of a batch, see :func:`face_box`.
+
+    Args:
+        matrices: (B, 3, 3), canvas to tile coordinates.
+        size: Side of the canvas in pixels.
+    """
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]) * FACE_HALF
-    points = apply(torch.linalg.inv(matrix)[None], corners[None, None])[0, 0]
-    sides = (points[:4] - points[[1, 2, 3, 0]]).norm(dim=1)
-    half = float(sides.mean()) / 2
-    cx, cy = float(points[4, 0]), float(points[4, 1])
-    scale = size / 2
-    return ((cx - half + 1) * scale, (cy - half + 1) * scale, (cx + half + 1) * scale, (cy + half + 1) * scale)
+    points = apply(torch.linalg.inv(matrices), corners[None, None])[:, 0]
+    sides = (points[:, :4] - points[:, [1, 2, 3, 0]]).norm(dim=2).mean(1)
+    scale, boxes = size / 2, []
+    for half, (cx, cy) in zip((sides / 2).tolist(), points[:, 4].tolist(), strict=True):
+        x1, y1, x2, y2 = (middle + reach + 1 for reach in (-half, half) for middle in (cx, cy))
+        boxes.append((x1 * scale, y1 * scale, x2 * scale, y2 * scale))
+    return boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +180,8 @@ def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor) -> tuple[Tensor, 
     (half_w, half_h), centre, rim = _sides(draws), _centre(draws), column(draws, "rim") * FACE_HALF
     inside = coverage(plane, half_w, half_h, centre, px)
     body = coverage(plane, half_w + rim, half_h + rim, centre, px)
+    if not _any(draws, "finger"):
+        return inside, body, torch.zeros_like(inside)
     return inside, body, _finger(plane, (half_w + rim, half_h + rim), centre, draws, px)
 
 
@@ -189,7 +202,7 @@ def surround(
         The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
     half_h, centre = _sides(draws)[1], _centre(draws)
-    if any(d.values.get("controls") for d in draws):
+    if _any(draws, "controls"):
         bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
         below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
         bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
@@ -197,9 +210,16 @@ def surround(
     inside, body, finger = outline(plane, draws, px)
     # Shares of one pixel, so that a rim of no width leaves nothing of itself in the pixels of the edge.
     out = behind * (1 - body) + rim_colour * (body - inside).clamp_min(0) + content * inside
+    if not _any(draws, "finger"):
+        return out, inside
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
     return torch.lerp(out, skin.expand_as(out), finger), inside * (1 - finger)
+
+
+def _any(draws: Sequence[Draws], name: str) -> bool:
+    """Whether a thing that is only sometimes there is in any picture of the batch."""
+    return any(d.values.get(name) for d in draws)
 
 
 def _finger(plane: Tensor, half: tuple[Tensor, Tensor], centre: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:

@@ -287,11 +287,12 @@ def fit(wearer: MeshBatch, victim: MeshBatch, draws: Sequence[Draws]) -> Fit:
     smooth = torch.full((len(draws), 1, 1, 1), 1.6)
     warp = sample(blur(extend(found), 0.6 * smooth, 7), points / WINDOW).permute(0, 2, 3, 1)
     relief, other = crop(wearer.relief), crop(victim.relief)
+    height, victim_height = blur(extend(torch.cat([relief, other])), smooth.repeat(2, 1, 1, 1), 9).chunk(2)
     return Fit(
         points=points,
         warp=warp,
-        height=blur(extend(relief), smooth, 9),
-        victim_height=blur(extend(other), smooth, 9),
+        height=height,
+        victim_height=victim_height,
         face=relief.isfinite().float(),
         victim_face=other.isfinite().float(),
         landmarks=wearer.landmarks,

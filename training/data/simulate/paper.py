@@ -119,10 +119,9 @@ def bend(plane: Tensor, draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
     wrapped = torch.where(kappa.abs() < 1e-3, x, torch.asin(slope) / safe)
     # The sign of the curvature decides on which side the light falls off first.
     shading = torch.sqrt(1 - slope**2) * (1 + 0.3 * slope)
-    crease = column(draws, "crease").view(-1, 1, 1)
-    distance = y - column(draws, "crease_place").view(-1, 1, 1)
-    side = torch.sigmoid(distance * 60)
-    shading = shading * (1 + crease * (side - 0.5))
+    if any(d.values.get("crease") for d in draws):
+        side = torch.sigmoid((y - column(draws, "crease_place").view(-1, 1, 1)) * 60)
+        shading = shading * (1 + column(draws, "crease").view(-1, 1, 1) * (side - 0.5))
     wrapped_x = wrapped * torch.cos(angle) - y * torch.sin(angle)
     wrapped_y = wrapped * torch.sin(angle) + y * torch.cos(angle)
     return torch.stack([wrapped_x, wrapped_y], -1), shading.unsqueeze(1)

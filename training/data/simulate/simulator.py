@@ -250,7 +250,7 @@ class Simulator:
         # What is left is small and made of parts of single samples.
         with torch.device("cpu"):
             pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
-            boxes = [compose.face_box(matrix, self._picture_px) for matrix in matrices.cpu()]
+            boxes = compose.face_boxes(matrices.cpu(), self._picture_px)
         return [
             Sample(
                 picture=pictures[i],

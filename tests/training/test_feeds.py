@@ -190,6 +190,36 @@ def test_a_domain_is_the_camera_where_there_is_one() -> None:
         domain_of(recorded, "camera")
 
 
+def test_all_processes_hold_out_the_same_domain_and_each_domain_has_its_turn(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets, streams = [], []
+    for rank in (0, 1):
+        monkeypatch.setattr(feeds, "processes", lambda rank=rank: Processes(rank, 2))
+        config = settings(DataConfig(samples=96), batch=12)
+        feed = StreamFeed(recipe(face_pack, tmp_path), config, Needs(domains=True))
+        streams.append([tuple(named) for named in feed.epoch(0, 0)])
+        samples = toy_set(96)
+        sets.append([tuple(named) for named in SetFeed(samples, settings(), Needs(domains=True)).epoch(0, 0)])
+    assert streams[0] == streams[1]
+    assert sets[0] == sets[1]
+    assert {order[-1] for order in streams[0]} == set(CAMERAS)
+    assert {order[-1] for order in sets[0]} == {"office", "studio"}
+
+
+def test_a_stream_by_domains_goes_on_from_its_position_with_the_same_batches(face_pack: Path, tmp_path: Path) -> None:
+    """Also after batches that settled the network; what waited at the end of an epoch is given up by both."""
+    config, needs = settings(DataConfig(samples=36), batch=12), Needs(domains=True, settle=2)
+    through = StreamFeed(recipe(face_pack, tmp_path), config, needs)
+    assert len([*through.epoch(0, 0)]) == 5
+    position = through.position
+    anew = StreamFeed(recipe(face_pack, tmp_path), config, needs)
+    for one, two in zip(through.epoch(1, position), anew.epoch(1, position), strict=True):
+        assert list(one) == list(two)
+        assert all(torch.equal(one[name].rgb, two[name].rgb) for name in one)
+    assert through.position == anew.position > position
+
+
 def test_more_batches_may_be_asked_for_to_settle_and_steps_do_not_change() -> None:
     samples, config = toy_set(24), settings()
     plain = [named["mixed"].rgb for named in SetFeed(samples, config, Needs()).epoch(1, 0)]

@@ -1,0 +1,153 @@
+"""``python -m training results``: published rows as printed, ours in the cells where they belong."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.training.fixtures.toy_sets import toy_row
+from training.__main__ import main
+from training.errors import ConfigError, DataError
+from training.evaluation.document import Document, RunRecord, RunResult, SetRecord, read_document
+from training.evaluation.measure import measure_levels, summarise
+from training.evaluation.published import LAYOUTS
+from training.evaluation.results import placed, render_tables
+from training.evaluation.tables import ScoreTable
+
+
+def scores(split: str, passing: int) -> ScoreTable:
+    """Ten bona fide presentations and ten prints, separable, save ``passing`` prints that look bona fide."""
+    rows = [
+        toy_row(i, i // 10, split=split, species="bona_fide" if i // 10 else "print", identity=f"{split}{i}")
+        for i in range(20)
+    ]
+    # Two sets with the very same scores would be taken for one.
+    found = [0.1 + i / 100 + (split == "dev") / 1000 for i in range(10)] + [0.7 + i / 100 for i in range(10)]
+    found[:passing] = [0.9] * passing
+    return ScoreTable(rows, split, {"map": np.array(found)})
+
+
+def document(title: str, passing: int, *, seed: int = 1, dev: str | None = None, method: str = "ours") -> Document:
+    """A run with ``passing`` of ten attacks accepted at the EER threshold of a dev set without errors."""
+
+    def record(split: str, name: str) -> SetRecord:
+        return SetRecord(folder=split, split=split, n=20, n_videos=0, origin=f"{name}; rule; 0" if name else "", seed=0,
+                         depth=False, dropped={})  # fmt: skip
+
+    run = RunRecord(folder="run", checkpoint="best", epoch=1, method=method, profile="default", width=1, seed=seed,
+                    parameters=1)  # fmt: skip
+    levels = measure_levels(scores("dev", 0), scores("test", passing), fixed=0.5, resamples=0)
+    result = RunResult(name="", run=run, dev=record("dev", title if dev is None else dev), test=record("test", title),
+                       primary="map", overrides={}, levels=levels)  # fmt: skip
+    return Document(runs=[result], summary=summarise([result]))
+
+
+def lines(text: str, start: str) -> list[list[str]]:
+    """Cells of the lines of a table that begin with a name."""
+    found = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found]
+
+
+def test_published_rows_are_those_of_the_papers() -> None:
+    text = render_tables([])
+    assert lines(text, "A-DeepPixBiS (binary) |")[0][1:] == ["0.83", "0.58", "0.7"]
+    assert lines(text, "RFMeta |")[0][1:] == ["13.89/93.98", "20.27/88.16", "17.3/90.48", "16.45/91.16"]
+    # Put right: the source prints 3.9 under RM->OULU.
+    assert lines(text, "IQM-SVM |")[-1][1:] == ["24.6", "31.6", "42.3", "3.9"]
+    assert "could not be verified" in text
+
+
+def test_published_rates_agree_among_themselves() -> None:
+    # ACER is the mean of the other two; the sources round each of them, and CPqD's own do not add up to a digit.
+    for row in LAYOUTS["oulu"].rows:
+        if "±" in "".join(row.cells.values()):
+            continue
+        apcer, bpcer, acer = (float(row.cells[name]) for name in ("APCER", "BPCER", "ACER"))
+        assert abs((apcer + bpcer) / 2 - acer) <= 0.11, row
+
+
+def test_no_values_are_published_for_wmca() -> None:
+    assert LAYOUTS["wmca"].rows == ()
+
+
+def test_folds_are_averaged_with_the_spread_that_is_asked_for() -> None:
+    # Six folds with 0, 1, 1, 2, 2, 3 of ten attacks accepted: mean 15 %, squares of deviations sum to 550.
+    ours = [("", document(f"oulu_npu 3, fold {k}", n)) for k, n in enumerate((0, 1, 1, 2, 2, 3), 1)]
+    for std, spread in (("population", (550 / 6) ** 0.5), ("sample", (550 / 5) ** 0.5)):
+        text = render_tables(ours, ["oulu"], std=std)  # type: ignore[arg-type]
+        (row,) = lines(text, "**ours (map), frames**")
+        assert row[1:] == [f"15.00±{spread:.2f}", "0.00±0.00", f"7.50±{spread / 2:.2f}"]
+    missing = lines(render_tables(ours[:4], ["oulu"]), "**ours")[0]
+    assert missing[1].endswith("(4 of 6 folds)")
+
+
+def test_seeds_of_a_fold_are_averaged_before_folds_are() -> None:
+    # Fold 1: 0 and 40 %, fold 2: 10 %. Mean of the folds: 15 %, not that of three runs.
+    ours = [("", document("oulu_npu 4, fold 1", n, seed=n)) for n in (0, 4)] + [("", document("oulu_npu 4, fold 2", 1))]
+    (row,) = lines(render_tables(ours, ["oulu"]), "**ours (map), frames**")
+    assert row[1] == "15.00±5.00 (2 of 6 folds)"
+
+
+def test_our_numbers_stand_in_the_columns_of_their_protocols() -> None:
+    ours = [
+        ("a", document("oulu_npu 1", 1)),
+        ("a", document("replay_mobile grandtest", 2)),
+        ("a", document("domains oulu_npu:1->replay_mobile:grandtest", 3)),
+        ("b", document("domains C&I&O->M", 4)),
+        ("c", document("wmca grandtest", 1)),
+        ("c", document("wmca LOO_replay", 2)),
+        ("c", document("wmca LOO_glasses", 4)),
+    ]
+    text = render_tables(ours)
+    # OULU->OULU is the ACER, 10 % / 2; the others are HTERs.
+    assert lines(text, "**a (map), frames**")[-1][1:] == ["5.00", "15.00", "", "10.00"]
+    # The sources' order does not matter. Threshold of dev: FAR 40 %, FRR 0, HTER 20 %.
+    assert lines(text, "**b (map), frames, source dev**")[0][1].startswith("20.00/")
+    assert lines(text, "**b (map), frames, source dev**")[0][2:] == ["", "", ""]
+    pooled = lines(text, "**c (map), frames, pooled**")[0]
+    # seen, flexiblemask, replay, fakehead, prints, glasses, papermask, rigidmask, mean over two attacks
+    assert pooled[1:] == ["5.00", "", "10.00", "", "", "20.00", "", "", "15.00±5.00 (2 of 7 attacks)"]
+    assert "Not in these tables" not in text
+
+
+def test_simulated_sets_and_foreign_thresholds_are_in_no_table() -> None:
+    simulated = document("", 1)
+    foreign = document("oulu_npu 1", 1, dev="replay_mobile grandtest")
+    assert placed(simulated.runs[0]) is None
+    assert placed(foreign.runs[0]) is None
+    text = render_tables([("", simulated), ("", foreign)])
+    assert "**ours" not in text
+    assert text.count("tested on") >= 2
+    assert "## Not in these tables" in text
+
+
+def test_results_read_what_evaluate_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "metrics.json").write_bytes(msgspec.json.encode(document("oulu_npu 2", 1)))
+    out = tmp_path / "tables" / "results.md"
+    arguments = ["training", "results", f"Mine={tmp_path}", "--table", "oulu", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert main() == 0
+    assert lines(out.read_text(), "**Mine (map), frames**")[0][1:] == ["10.00", "0.00", "5.00"]
+    monkeypatch.setattr(sys, "argv", ["training", "results", "--table", "nothing"])
+    assert main() == 3
+    assert "no table 'nothing'" in capsys.readouterr().err
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_document(tmp_path / "metrics.json")
+    (tmp_path / "metrics.json").write_text('{"test_auc": 1.0}')
+    with pytest.raises(DataError, match=r"not a metrics\.json"):
+        read_document(tmp_path)
+    other = msgspec.structs.replace(document("oulu_npu 2", 1), format="fasedge-evaluation-0")
+    (tmp_path / "metrics.json").write_bytes(msgspec.json.encode(other))
+    with pytest.raises(DataError, match="fasedge-evaluation-0"):
+        read_document(tmp_path)
+    with pytest.raises(ConfigError, match="no table"):
+        render_tables([], ["other"])

@@ -127,6 +127,25 @@ def test_fit_simulates_while_it_trains_unless_told_otherwise(
     assert "epoch 1: loss" not in capsys.readouterr().out
 
 
+def test_fit_simulates_the_depth_that_a_method_learns_to_predict(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text(
+        '[input]\nsize_px = 32\n[method]\nname = "cdcn"\nwidth = 0.1\n[optimiser]\nbatch = 6\nepochs = 1\n'
+        "[data]\nsamples = 12\ndev_samples = 8\ndev_seed = 3\npicture_px = 96\n"
+    )
+    arguments = ("--out", tmp_path / "run", "--data", face_pack, "--workers", 0, "--device", "cpu")
+    assert run(monkeypatch, "fit", config, *arguments) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    # Targets are measured; to score, depth is not looked at.
+    assert (record["train"]["depth"], record["dev"]["depth"]) == (True, False)
+    assert record["depth_targets"] == ["sensor", "ellipsoid"]
+    header, row = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert header.endswith("loss,loss_absolute,loss_contrast")
+    assert float(row.split(",")[-3]) > 0
+
+
 def test_fit_knows_methods_that_no_gradient_trains(
     sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

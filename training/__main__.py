@@ -18,6 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training.config import load_config
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet, make_set
+from training.data.simulate.compose import CANVAS_SCALE, WIDEST_CANVAS
+from training.data.simulate.simulator import PICTURE_PX
+from training.data.work import View
 from training.evaluation.command import evaluate_command, results_command
 from training.prepare import prepare_command
 from training.program import run_program
@@ -59,6 +62,13 @@ def simulate(  # noqa: PLR0917 - typer passes by name
     data: DataOption = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: all cores.")] = None,
     depth: Annotated[bool, typer.Option("--depth", help="Simulate a depth camera too.")] = False,
+    picture_px: Annotated[
+        int, typer.Option(min=128, max=512, help="Side of the pictures; larger ones are sharper and take longer.")
+    ] = PICTURE_PX,
+    canvas: Annotated[
+        float,
+        typer.Option(min=CANVAS_SCALE, max=WIDEST_CANVAS, help="Side of the pictures over the side of the face box."),
+    ] = CANVAS_SCALE,
     layout: Annotated[
         Layout, typer.Option("--format", help="npy: arrays for training; webdataset: tar shards.")
     ] = Layout.NPY,
@@ -71,20 +81,20 @@ def simulate(  # noqa: PLR0917 - typer passes by name
     named = [path for path in (folder, out, preview) if path is not None]
     if len(named) != 1:
         raise typer.BadParameter("name one folder: of a set (FOLDER or --out), or of contact sheets (--preview)")
-    pack, part = data_folder(data), cast(Split, split)
+    pack, part, view = data_folder(data), cast(Split, split), View(picture_px=picture_px, canvas_scale=canvas)
     steps: Iterator[tuple[int, int]]
     if preview is not None:
         from training.data.preview import contact_sheets
 
-        steps, total = contact_sheets(pack, preview, part, seed=seed, tiles=tiles, depth=depth), None
+        steps, total = contact_sheets(pack, preview, part, seed=seed, tiles=tiles, depth=depth, **view), None
     elif layout is Layout.NPY:
-        steps, total = make_set(pack, named[0], part, n, seed=seed, workers=workers, depth=depth), n
+        steps, total = make_set(pack, named[0], part, n, seed=seed, workers=workers, depth=depth, **view), n
     else:
         from training.data.shards import make_shards
 
         steps, total = make_shards(
             pack, named[0], part, n, seed=seed, workers=workers, depth=depth, encoding=encoding.value,
-            shard_size=shard_size,
+            shard_size=shard_size, **view,
         ), n  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:

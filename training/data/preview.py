@@ -18,7 +18,9 @@ from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import Split
 from training.data.shards import encode_picture, replace_file
 from training.data.simulate import BONA_FIDE, Sample, Simulator
+from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.draws import Value
+from training.data.simulate.simulator import PICTURE_PX
 from training.data.work import depth_of, make_simulator
 from training.errors import DataError
 
@@ -48,7 +50,15 @@ class _Tile:
 
 
 def contact_sheets(
-    data: Path, out: Path, split: Split, *, seed: int, tiles: int = 8, depth: bool = False
+    data: Path,
+    out: Path,
+    split: Split,
+    *,
+    seed: int,
+    tiles: int = 8,
+    depth: bool = False,
+    picture_px: int = PICTURE_PX,
+    canvas_scale: float = CANVAS_SCALE,
 ) -> Iterator[tuple[int, int]]:
     """Draw samples of every kind and write a sheet per species and ``index.md``.
 
@@ -59,6 +69,8 @@ def contact_sheets(
         seed: Seed; the samples are those of a set with the same seed.
         tiles: Samples per row, at least 1.
         depth: Simulate a depth camera too.
+        picture_px: Side of the pictures.
+        canvas_scale: Side of the pictures over the side of the face box.
 
     Yields:
         ``(done, n)`` samples, for a progress bar.
@@ -70,7 +82,9 @@ def contact_sheets(
         raise DataError(f"contact sheets need at least 1 tile per row and a seed >= 0, got {tiles} and {seed}")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        simulator = make_simulator(data, out.parent, split, seed, depth=depth)
+        simulator = make_simulator(
+            data, out.parent, split, seed, depth=depth, picture_px=picture_px, canvas_scale=canvas_scale
+        )
         rows = choose(simulator, tiles)
         n, done = sum(len(indices) for kinds in rows.values() for indices in kinds.values()), 0
         text = [f"# Simulated samples, split {split}, seed {seed}\n"]

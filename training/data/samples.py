@@ -25,6 +25,7 @@ from numpy.lib.format import open_memmap
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array, UInt16Array
 from training.data.manifest import Split
+from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow, SetInfo
 from training.data.work import Block, Recipe, in_order, make_block, make_simulator
@@ -190,6 +191,7 @@ def make_set(
     workers: int | None = None,
     depth: bool = False,
     picture_px: int = PICTURE_PX,
+    canvas_scale: float = CANVAS_SCALE,
 ) -> Iterator[tuple[int, int]]:
     """Make a set, in parallel; an interrupted one goes on where it stopped.
 
@@ -202,7 +204,8 @@ def make_set(
         workers: Processes; the number of cores by default. One works in the calling process. The set is the same
             for any number.
         depth: Simulate a depth camera too.
-        picture_px: Side of the pictures.
+        picture_px: Side of the pictures; tiles and sensors grow with it.
+        canvas_scale: Side of the pictures over the side of the face box, 2.0 to 2.6.
 
     Yields:
         ``(done, n)`` after every chunk, for a progress bar.
@@ -212,8 +215,8 @@ def make_set(
             worker died.
     """
     workers = check_request(n, seed, workers)
-    info = SetInfo(split=split, seed=seed, n=n, depth=depth, picture_px=picture_px)
-    recipe = Recipe(data, out.parent, split, seed, depth, picture_px)
+    info = SetInfo(split=split, seed=seed, n=n, depth=depth, picture_px=picture_px, canvas_scale=canvas_scale)
+    recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
     with written(out):
         check_claim(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also

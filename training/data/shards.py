@@ -32,6 +32,8 @@ from training.data.manifest import Split
 from training.data.samples import check_claim, check_request, claim, processes, written
 from training.data.shard_reader import MANIFEST, Encoding, ShardEntry, ShardInfo, sample_key, scan_shard
 from training.data.simulate import Simulator
+from training.data.simulate.compose import CANVAS_SCALE
+from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow
 from training.data.work import Recipe, in_order, make_block
 from training.errors import DataError
@@ -62,6 +64,8 @@ def make_shards(
     depth: bool = False,
     encoding: Encoding = "png",
     shard_size: int = 1000,
+    picture_px: int = PICTURE_PX,
+    canvas_scale: float = CANVAS_SCALE,
 ) -> Iterator[tuple[int, int]]:
     """Make a set of shards, in parallel; an interrupted one goes on after its finished shards.
 
@@ -75,6 +79,8 @@ def make_shards(
         depth: Simulate a depth camera too.
         encoding: How pictures are stored: ``png`` keeps every bit, ``jpg`` is smaller.
         shard_size: Samples per shard.
+        picture_px: Side of the pictures; tiles and sensors grow with it.
+        canvas_scale: Side of the pictures over the side of the face box, 2.0 to 2.6.
 
     Yields:
         ``(done, n)`` after every chunk, for a progress bar.
@@ -86,8 +92,11 @@ def make_shards(
     workers = check_request(n, seed, workers)
     if shard_size < 1 or encoding not in {"png", "jpg"}:
         raise DataError(f"shards need at least 1 sample and png or jpg, got {shard_size} and {encoding!r}")
-    info = ShardInfo(split=split, seed=seed, n=n, depth=depth, encoding=encoding, shard_size=shard_size)
-    recipe = Recipe(data, out.parent, split, seed, depth)
+    info = ShardInfo(
+        split=split, seed=seed, n=n, depth=depth, encoding=encoding, shard_size=shard_size, picture_px=picture_px,
+        canvas_scale=canvas_scale,
+    )  # fmt: skip
+    recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
     with written(out):
         check_claim(out, info)
         finished = (out / MANIFEST).is_file()

@@ -90,7 +90,14 @@ class SimulatedStream:
             ) from error
         self.position += self._batch
         r = self._recipe
-        info = SetInfo(split=r.split, seed=r.seed, n=self._batch, depth=r.depth, picture_px=r.picture_px)
+        info = SetInfo(
+            split=r.split,
+            seed=r.seed,
+            n=self._batch,
+            depth=r.depth,
+            picture_px=r.picture_px,
+            canvas_scale=r.canvas_scale,
+        )
         return SampleSet(block.pictures, block.rows, info, block.depth_mm)
 
     def __enter__(self) -> SimulatedStream:

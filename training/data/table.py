@@ -44,6 +44,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
         version: Version of the simulator's output.
         picture_px: Side of the pictures.
+        canvas_scale: Side of the pictures over the side of the face box; 2.0 in sets that do not say.
         origin: What recordings were prepared, and how; empty for simulated samples.
     """
 
@@ -54,4 +55,5 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     format: str = "npy"
     version: int = 3
     picture_px: int = 192
+    canvas_scale: float = 2.0
     origin: str = ""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ import torch
 from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import Split, read_manifest
 from training.data.simulate import Sample, Simulator
+from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.mesh import build_meshes
-from training.data.simulate.scene import build_tiles, read_backgrounds
+from training.data.simulate.scene import LARGEST_TILE_PX, TILE_PX, build_tiles, read_backgrounds
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow
 from training.errors import DataError
@@ -33,6 +34,18 @@ from training.errors import DataError
 Result = TypeVar("Result")
 #: Something that a worker does with a chunk; a function of a module, so that its name can be sent.
 Job = Callable[[Simulator, Sequence[int]], Result]
+
+
+class View(TypedDict):
+    """What of the scene is on a picture, and how finely; keywords of whatever makes pictures.
+
+    Attributes:
+        picture_px: Side of the pictures.
+        canvas_scale: Side of the pictures over the side of the face box.
+    """
+
+    picture_px: int
+    canvas_scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,7 @@ class Recipe:
         seed: Seed of the set.
         depth: Simulate a depth camera too.
         picture_px: Side of the pictures.
+        canvas_scale: Side of the pictures over the side of the face box.
     """
 
     data: Path
@@ -54,30 +68,63 @@ class Recipe:
     seed: int
     depth: bool = False
     picture_px: int = PICTURE_PX
+    canvas_scale: float = CANVAS_SCALE
 
     def simulator(self) -> Simulator:
         """Make the simulator; the first time, its tiles are cut and cached.
 
         Raises:
-            DataError: The pack or one of its pictures cannot be read.
+            DataError: The pack or one of its pictures cannot be read, or the canvas is too narrow or too wide.
         """
-        place = self.data, self.cache, self.split, self.seed
-        return make_simulator(*place, depth=self.depth, picture_px=self.picture_px)
+        return make_simulator(
+            self.data,
+            self.cache,
+            self.split,
+            self.seed,
+            depth=self.depth,
+            picture_px=self.picture_px,
+            canvas_scale=self.canvas_scale,
+        )
+
+
+def tile_px_for(picture_px: int) -> int:
+    """Side of the tiles for pictures of this side, even: as fine as 320 px are for 192 px, 640 px at most."""
+    return min(2 * round(TILE_PX * picture_px / PICTURE_PX / 2), LARGEST_TILE_PX)
 
 
 def make_simulator(
-    data: Path, cache: Path, split: Split, seed: int, *, depth: bool = False, picture_px: int = PICTURE_PX
+    data: Path,
+    cache: Path,
+    split: Split,
+    seed: int,
+    *,
+    depth: bool = False,
+    picture_px: int = PICTURE_PX,
+    canvas_scale: float = CANVAS_SCALE,
 ) -> Simulator:
     """A simulator over one split of the face pack; tiles and meshes are cached under ``cache``.
 
+    Sensors and tiles grow with the pictures, so that larger ones show more.
+
     Raises:
-        DataError: The pack or one of its pictures cannot be read.
+        DataError: The pack or one of its pictures cannot be read, or the canvas is too narrow or too wide.
     """
     pictures = read_manifest(data, [split])
-    tiles = build_tiles(pictures, cache / f"tiles_{split}.npy")
+    tile_px = tile_px_for(picture_px)
+    name = f"tiles_{split}.npy" if tile_px == TILE_PX else f"tiles_{split}_{tile_px}.npy"
+    tiles = build_tiles(pictures, cache / name, tile_px=tile_px)
     meshes = build_meshes(data, pictures, cache / f"meshes_{split}")
     rooms = read_backgrounds(data)
-    return Simulator(pictures, tiles, rooms, seed=seed, meshes=meshes, depth=depth, picture_px=picture_px)
+    return Simulator(
+        pictures,
+        tiles,
+        rooms,
+        seed=seed,
+        meshes=meshes,
+        depth=depth,
+        picture_px=picture_px,
+        canvas_scale=canvas_scale,
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
-from training.data.simulate import colour
+from training.data.simulate import colour, compose
 from training.data.simulate.codec import ByteArray, jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.moire import Sensor
@@ -87,13 +87,13 @@ def native_sensor(draws: Sequence[Draws]) -> Sensor:
 def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Automatic exposure and white balance, vignetting, flare: linear light to sensor units.
 
-    Exposure is metered on the middle half of the canvas, where the face is, and aims at a target that is drawn from
-    the same distribution for both classes: brightness must not tell them apart. White balance corrects the room's
-    light, with an error (the two gains), and drifts a little towards making the picture grey. Stray light of bright
-    surroundings veils living people and media alike.
+    Exposure is metered on the middle of the canvas, one face box wide, where the face is, and aims at a target that is
+    drawn from the same distribution for both classes: brightness must not tell them apart. White balance corrects the
+    room's light, with an error (the two gains), and drifts a little towards making the picture grey. Stray light of
+    bright surroundings veils living people and media alike.
     """
     size = light.shape[-1]
-    middle = light[..., size // 4 : -size // 4, size // 4 : -size // 4].mean((2, 3), keepdim=True)
+    middle = _middle(light, draws).mean((2, 3), keepdim=True)
     mean = held("colour", middle.clamp_min(1e-4), draws)
     grey_world = (mean.mean(1, keepdim=True) / mean) ** column(draws, "awb_strength")
     gains = grey_world * colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
@@ -204,11 +204,10 @@ def develop(raw: Tensor, draws: Sequence[Draws]) -> Tensor:
 def levels(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Automatic levels: cameras pull the darkest parts of the face towards black and the lightest towards white.
 
-    Measured on the middle half of the canvas (first and ninety-ninth percentile of the luma). Without it every veil
-    over a medium would show as a raised black level, which real cameras hide.
+    Measured on the middle of the canvas, one face box wide (first and ninety-ninth percentile of the luma). Without it
+    every veil over a medium would show as a raised black level, which real cameras hide.
     """
-    size = srgb.shape[-1]
-    middle = srgb[..., size // 4 : -size // 4, size // 4 : -size // 4].flatten(2)[:, :, None, ::4]
+    middle = _middle(srgb, draws).flatten(2)[:, :, None, ::4]
     middle = colour.luma(middle).flatten(1)
     ranked = _sorted(middle)
     n = ranked.shape[1]
@@ -220,6 +219,13 @@ def levels(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     room = (1 / high.clamp_min(0.1)).clamp(1, 3) ** column(draws, "auto_white")
     slope = torch.clamp_max(gain * room, 3.0) / (1 - low).clamp_min(0.05)
     return (srgb * slope).sub_(low * slope).clamp_(1e-4, 1)
+
+
+def _middle(pictures: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """The middle of the canvas, one face box wide: its half by default; a view."""
+    size = pictures.shape[-1]
+    margin = int(size * (0.5 - 0.25 / compose.half_canvas(draws)))
+    return pictures[..., margin:-margin, margin:-margin]
 
 
 def _sorted(values: Tensor) -> Tensor:

@@ -13,10 +13,32 @@ from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import apply, blur, grid, homography, sample
 from training.data.simulate.scene import FACE_HALF, TILE_SCALE
 
-#: Side of the simulated picture over the side of the face box.
+#: Side of the simulated picture over the side of the face box, unless a sample's ``canvas_scale`` says otherwise.
 CANVAS_SCALE = 2.0
-#: Tile units per canvas unit when the face has its nominal size.
+#: Most that it can be: tiles end soon after.
+WIDEST_CANVAS = 2.6
+#: Tile units per canvas unit when the face has its nominal size. A canvas unit is the side of a face box.
 BASE_ZOOM = CANVAS_SCALE / TILE_SCALE
+
+
+def half_canvas(draws: Sequence[Draws]) -> float:
+    """Half the canvas's side in canvas units, 1 by default; the samples of a batch share it."""
+    return float(draws[0].values.get("canvas_scale", CANVAS_SCALE)) / CANVAS_SCALE
+
+
+def canvas(size: int, draws: Sequence[Draws]) -> Tensor:
+    """Canvas positions of pixels (size, size, 2), in [-1, 1] by default and beyond on a wider canvas.
+
+    What is placed by canvas units keeps its place on the face, however much is seen round it. Not to be changed in
+    place.
+    """
+    half = half_canvas(draws)
+    return grid(size, size) if half == 1 else grid(size, size) * half
+
+
+def px_per_tile_unit(size: int, draws: Sequence[Draws]) -> Tensor:
+    """Canvas pixels per tile unit, (B, 1, 1, 1), where the canvas has ``size`` along a side."""
+    return (size / 2) / (half_canvas(draws) * BASE_ZOOM * column(draws, "view_zoom", 1.0))
 
 
 def draw_view(d: Draws, tilt: float) -> None:
@@ -53,19 +75,20 @@ def face_box(matrix: Tensor, size: int) -> tuple[float, float, float, float]:
     return face_boxes(matrix[None], size)[0]
 
 
-def face_boxes(matrices: Tensor, size: int) -> list[tuple[float, float, float, float]]:
+def face_boxes(matrices: Tensor, size: int, half: float = 1.0) -> list[tuple[float, float, float, float]]:
     """Face boxes of a batch, see :func:`face_box`.
 
     Args:
         matrices: (B, 3, 3), canvas to tile coordinates.
         size: Side of the canvas in pixels.
+        half: Half of it in canvas units, see :func:`half_canvas`.
     """
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]]) * FACE_HALF
     points = apply(torch.linalg.inv(matrices), corners[None, None])[:, 0]
     sides = (points[:, :4] - points[:, [1, 2, 3, 0]]).norm(dim=2).mean(1)
-    scale, boxes = size / 2, []
-    for half, (cx, cy) in zip((sides / 2).tolist(), points[:, 4].tolist(), strict=True):
-        x1, y1, x2, y2 = (middle + reach + 1 for reach in (-half, half) for middle in (cx, cy))
+    scale, boxes = size / (2 * half), []
+    for side, (cx, cy) in zip(sides.tolist(), points[:, 4].tolist(), strict=True):
+        x1, y1, x2, y2 = (middle + reach + half for reach in (-side / 2, side / 2) for middle in (cx, cy))
         boxes.append((x1 * scale, y1 * scale, x2 * scale, y2 * scale))
     return boxes
 
@@ -98,7 +121,7 @@ FORMS: dict[str, tuple[Form, ...]] = {
 }
 #: Kinds of which the second form is cut out close to the face, without a margin.
 CUT_OUT = frozenset({"laser", "inkjet"})
-#: An edge within this many face boxes is one that a crop may show.
+#: An edge within this many face halves is one that a crop may show; on a wider canvas more are.
 NEAR_EDGE = 1.8
 
 
@@ -111,16 +134,17 @@ def draw_surroundings(d: Draws, subtype: str, rim: tuple[float, float]) -> None:
     forms = FORMS[subtype]
     names = [str(i) for i in range(len(forms))]
     number = int(d.choice("edge_form", names, [form.share for form in forms]))
+    seen = half_canvas([d])
     width, aspect = d.uniform("edge_size", *forms[number].half_width), d.uniform("edge_aspect", *forms[number].aspect)
     place_x, place_y = d.uniform("edge_place_x", -0.7, 0.7), d.uniform("edge_place_y", -0.7, 0.7)
-    close = d.uniform("edge_close", 3.0, 3.1)
+    close = d.uniform("edge_close", 3.0, 3.1) * seen
     # Lying media would else cut the forehead or the chin off.
     width = max(width, 1.05 / aspect)
     half_w, half_h = (close, close) if hidden else (width, width * aspect)
     x, y = (0.35 * place_x, 0.35 * place_y) if hidden else (place_x * (half_w - 1), place_y * (half_h - 1))
     for name, value in (("edge_width", half_w), ("edge_height", half_h), ("edge_x", x), ("edge_y", y)):
         d.derive(name, value)
-    near = min(half_w - abs(x), half_h - abs(y)) < NEAR_EDGE
+    near = min(half_w - abs(x), half_h - abs(y)) < NEAR_EDGE * seen
     d.derive("edge_visible", int(near))
     cut_out = subtype in CUT_OUT and number == 1
     d.uniform("rim", *((0.0, 0.0) if cut_out else rim))
@@ -310,13 +334,18 @@ def draw_truncation(d: Draws) -> None:
 
 def truncate(picture: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Repeat the frame's edge beyond the drawn cuts, as cropping at the edge of a frame does; uint8 (B, H, W, 3)."""
-    size = picture.shape[1]
+    size, half = picture.shape[1], half_canvas(draws)
     out = picture.clone()
     for pixels, d in zip(out.numpy(), draws, strict=True):
         left, top, right, bottom = (
-            int(float(d.values[f"cut_{side}"]) * size) for side in ("left", "top", "right", "bottom")
+            int(_cut(float(d.values[f"cut_{side}"]), half) * size) for side in ("left", "top", "right", "bottom")
         )
         if left or top or right or bottom:
             kept = pixels[top : size - bottom, left : size - right]
             pixels[...] = cv2.copyMakeBorder(kept, top, bottom, left, right, cv2.BORDER_REPLICATE)
     return out
+
+
+def _cut(share: float, half: float) -> float:
+    """Share of the canvas that a cut takes: as drawn on the default one; on a wider one the cut stays at its place."""
+    return share if half == 1 or not share else max(0.0, 0.5 - (0.5 - share) / half)

@@ -21,7 +21,7 @@ from training.data.simulate.depth_camera import draw_depth_camera, measure
 from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.facefit import WINDOW
 from training.data.simulate.mesh import MeshBatch
-from training.data.simulate.optics import apply, grid, smooth_noise
+from training.data.simulate.optics import apply, smooth_noise
 from training.data.simulate.scene import FACE_HALF
 from training.data.simulate.species import BONA_FIDE
 from training.data.simulate.surface import FACE_BOX_M, Surface, away, sheet_depth
@@ -105,7 +105,7 @@ def depth_maps(draws: Sequence[Draws], mesh: MeshBatch | None, worn: Worn | None
         int32 (B, size, size), millimetres, 0 = no return, cut at the frame's edge as the pictures are.
     """
     own = [_own_noise(d) for d in draws]
-    canvas = grid(size, size)
+    canvas = compose.canvas(size, draws)
     plane = apply(compose.view_matrices(own), canvas)
     surface = medium(canvas, plane, mesh, own) if flat else person(canvas, moment.moved(plane, draws), mesh, worn, own)
     millimetres = measure(surface, own).cpu()
@@ -164,7 +164,7 @@ def medium(canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, draws: Sequenc
     across = plane[..., 1].unsqueeze(1) * torch.cos(angle) - plane[..., 0].unsqueeze(1) * torch.sin(angle)
     across = across - column(draws, "crease_place")
     depth = depth + unit * 0.5 * column(draws, "crease") * torch.sqrt(across**2 + 1e-4)
-    px = canvas.shape[0] / 2 / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
+    px = compose.px_per_tile_unit(canvas.shape[0], draws)
     inside, body, finger = (share > 0.5 for share in compose.outline(bent, draws, px))
     content = column(draws, "depth_thing", 0.6)
     bezel = torch.tensor([_BEZELS[str(d.values.get("bezel", "white"))] for d in draws]).view(-1, 1, 1, 1)

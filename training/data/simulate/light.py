@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.data.simulate import colour
+from training.data.simulate import colour, compose
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.optics import grid
 
 
 def draw_room_light(d: Draws) -> None:
@@ -28,7 +27,7 @@ def room_light(draws: Sequence[Draws], size: int) -> Tensor:
     The ramp is ``1 + g·tanh(2(t - offset))`` along the light's direction; the camera's white balance later removes
     the common part of the colour, not the difference between the two lights.
     """
-    points = grid(size, size)
+    points = compose.canvas(size, draws)
     angle, gradient = column(draws, "light_angle"), column(draws, "light_gradient")
     t = points[None, None, ..., 0] * torch.cos(angle) + points[None, None, ..., 1] * torch.sin(angle)
     ramp = torch.tanh(2 * (t - column(draws, "light_offset")))
@@ -42,7 +41,7 @@ def room_light(draws: Sequence[Draws], size: int) -> Tensor:
 
 def fall_off(draws: Sequence[Draws], size: int) -> Tensor:
     """Brightness of a screen that is seen at an angle (B, 1, H, W): a ramp along the room light's direction."""
-    points = grid(size, size)
+    points = compose.canvas(size, draws)
     angle = column(draws, "light_angle")
     t = points[None, None, ..., 0] * torch.cos(angle) + points[None, None, ..., 1] * torch.sin(angle)
     return (1 + column(draws, "screen_gradient") * t).clamp_min(0.1)
@@ -65,7 +64,7 @@ def draw_glare(d: Draws, probability: float, strongest: float) -> None:
 
 def glare(draws: Sequence[Draws], size: int, room: Tensor) -> Tensor:
     """Light added by glare and by the reflected room (B, 3, H, W), relative to a white of 1."""
-    points = grid(size, size)[None, None]
+    points = compose.canvas(size, draws)[None, None]
     spot = torch.zeros(len(draws), 1, size, size)
     if any(d.values.get("glare") for d in draws):
         dx = (points[..., 0] - column(draws, "glare_x")) / column(draws, "glare_stretch", 1.0)

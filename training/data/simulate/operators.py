@@ -73,7 +73,8 @@ def _without_edges(values: Values) -> dict[str, Value]:
     """The medium held so close that it fills the picture, as ``edge_hidden`` would have had it."""
     if "edge_close" not in values:
         return {}
-    close = float(values["edge_close"])
+    seen = float(values.get("canvas_scale", compose.CANVAS_SCALE)) / compose.CANVAS_SCALE
+    close = float(values["edge_close"]) * seen
     place = {f"edge_{axis}": 0.35 * float(values[f"edge_place_{axis}"]) for axis in "xy"}
     # A hand holds an edge; there is none to see.
     return {"edge_width": close, "edge_height": close, "finger": 0.0, **place}
@@ -222,6 +223,7 @@ DECLARED: Mapping[str, str] = {
     "picture": "number of the face picture",
     "background": "number of the room",
     "sensor_px": "resolution of the canvas",
+    "canvas_scale": "how much is seen round the face",
     "victim*": "whom a mask or patch is worn by",
     "mask_*": "place, size, shape and light of a worn mask",
     "patch_*": "place and shape of a worn patch",

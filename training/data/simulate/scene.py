@@ -21,6 +21,8 @@ from training.errors import DataError
 TILE_SCALE = 2.8
 #: Side of a tile in pixels: the face box is 114 px wide.
 TILE_PX = 320
+#: Largest side: hardly any face of the pack is wider than the 229 px that its box then has.
+LARGEST_TILE_PX = 640
 #: Half the side of the face box in tile coordinates, where the tile spans [-1, 1].
 FACE_HALF = 1 / TILE_SCALE
 

@@ -177,7 +177,7 @@ def view_tracks(d: Draws, still: Draws, times: Times) -> dict[str, FloatArray]:
 
 def _blur(tracks: dict[str, Times], still: Draws, times: Times, exposure_s: float) -> dict[str, Times]:
     """Motion blur from the view's own speed over the exposure time, in canvas pixels."""
-    px = int(still.values["sensor_px"]) / 2 / compose.BASE_ZOOM
+    px = int(still.values["sensor_px"]) / 2 / (compose.half_canvas([still]) * compose.BASE_ZOOM)
     if len(times) < 2:
         zero = np.zeros(len(times))
         return {"motion": zero, "motion_angle": zero}
@@ -297,4 +297,4 @@ def _drift(draws: Sequence[Draws], size: int) -> FloatArray:
             middle[i, 0, 0] = -flow[:, h // 2 - 8 : h // 2 + 8, w // 2 - 8 : w // 2 + 8].mean((1, 2))
     inverse = torch.linalg.inv(matrices)
     offset = apply(inverse, middle) - apply(inverse, torch.zeros_like(middle))
-    return np.asarray((offset[:, 0, 0] * (size / 2)).numpy(), np.float32)
+    return np.asarray((offset[:, 0, 0] * (size / (2 * compose.half_canvas(draws)))).numpy(), np.float32)

@@ -33,7 +33,7 @@ from training.data.simulate.casting import WORN, Cast
 from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.facefit import WINDOW
 from training.data.simulate.mesh import FaceMeshes, MeshBatch
-from training.data.simulate.optics import apply, blur, grid, sample
+from training.data.simulate.optics import apply, blur, sample
 from training.data.simulate.scene import to_tensor
 from training.data.simulate.species import BONA_FIDE, SPECIES
 from training.data.simulate.threads import one_thread
@@ -44,10 +44,15 @@ if TYPE_CHECKING:
 
 #: Side of a simulated picture in pixels; the face box is about 96 px wide in it.
 PICTURE_PX = 192
-#: Sensor pixels along the canvas, and how often: small and medium faces on the victim's sensor.
+#: Sensor pixels along the canvas of such a picture, and how often: small and medium faces on the victim's sensor.
 SENSORS_PX = {"192": 0.7, "240": 0.3}
 #: Samples of a kind that the CPU works out together.
 _AT_ONCE = 4
+
+
+def sensors_for(picture_px: int) -> dict[str, float]:
+    """Sensors for pictures of this side, as :data:`SENSORS_PX` are for 192 px: even numbers, and how often."""
+    return {str(2 * round(int(px) * picture_px / PICTURE_PX / 2)): share for px, share in SENSORS_PX.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +60,8 @@ class Sample:
     """One simulated presentation.
 
     Attributes:
-        picture: uint8 (P, P, 3), P the simulator's ``picture_px``, red first, about twice as wide as the face.
+        picture: uint8 (P, P, 3), P the simulator's ``picture_px``, red first, ``canvas_scale``
+            times as wide as the face box, about.
         box_xyxy: Face box in the picture, pixels.
         label: 1 bona fide, 0 attack.
         species: PAI species, or ``bona_fide``.
@@ -86,8 +92,10 @@ class Simulator:
         backgrounds: Rooms without people, uint8 (m, h, w, 3).
         seed: Seed of the set.
         bona_fide_share: Share of bona fide presentations.
-        picture_px: Side of the pictures in pixels.
-        sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn.
+        picture_px: Side of the pictures in pixels; the same parameters are drawn for any, but for the sensors.
+        canvas_scale: Side of the pictures over the side of the face box, 2.0 to 2.6.
+        sensors_px: Sensor pixels along the canvas, even numbers, and how often each is drawn; by default 1.0 and 1.25
+            times ``picture_px``, see :func:`sensors_for`.
         meshes: Meshes of the pictures, see :func:`training.data.simulate.mesh.build_meshes`. Without, and where no two
             people have one, no masks and no partial attacks are drawn.
         depth: Simulate a depth camera too; the pictures are the same with and without.
@@ -95,7 +103,8 @@ class Simulator:
             but for rounding.
 
     Raises:
-        DataError: Lists of different lengths, nothing to draw from, or a sensor with half a Bayer cell.
+        DataError: Lists of different lengths, nothing to draw from, a canvas too narrow or too wide, or a sensor with
+            half a Bayer cell.
     """
 
     def __init__(
@@ -107,7 +116,8 @@ class Simulator:
         seed: int,
         bona_fide_share: float = 0.5,
         picture_px: int = PICTURE_PX,
-        sensors_px: Mapping[str, float] = SENSORS_PX,
+        canvas_scale: float = compose.CANVAS_SCALE,
+        sensors_px: Mapping[str, float] | None = None,
         meshes: FaceMeshes | None = None,
         depth: bool = False,
         device: torch.device | str = "cpu",
@@ -119,6 +129,11 @@ class Simulator:
             )
         if meshes is not None and len(meshes) != len(pictures):
             raise DataError(f"the simulator needs a mesh per picture: {len(pictures)} pictures, {len(meshes)} meshes")
+        if not compose.CANVAS_SCALE <= canvas_scale <= compose.WIDEST_CANVAS:
+            raise DataError(
+                f"a canvas is {compose.CANVAS_SCALE} to {compose.WIDEST_CANVAS} face boxes wide, got {canvas_scale}"
+            )
+        sensors_px = sensors_for(picture_px) if sensors_px is None else sensors_px
         if not sensors_px or any(int(px) < 2 or int(px) % 2 for px in sensors_px):
             raise DataError(f"a sensor needs an even number of pixels along its side, got {', '.join(sensors_px)}")
         self.pictures = tuple(pictures)
@@ -127,6 +142,7 @@ class Simulator:
         self._seed = seed
         self._share = bona_fide_share
         self._picture_px = picture_px
+        self._canvas_scale = canvas_scale
         self._sensors_px = dict(sensors_px)
         self._meshes = meshes
         self._depth = depth
@@ -136,6 +152,8 @@ class Simulator:
     def draw(self, index: int) -> Draws:
         """Draw every parameter of one sample: what it is first, then how it looks."""
         d = Draws(self._seed, index)
+        if self._canvas_scale != compose.CANVAS_SCALE:
+            d.derive("canvas_scale", self._canvas_scale)
         bona_fide = d.chance("bona_fide", self._share)
         weights = self._cast.species
         species = BONA_FIDE if bona_fide else d.choice("species", list(weights), list(weights.values()))
@@ -212,14 +230,14 @@ class Simulator:
         Returns:
             The samples, in the order of ``draws``.
         """
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+        groups: dict[tuple[str, int, float], list[int]] = defaultdict(list)
         for place, d in enumerate(draws):
             species = BONA_FIDE if d.values["bona_fide"] else str(d.values["species"])
-            groups[species, int(d.values["sensor_px"])].append(place)
+            groups[species, int(d.values["sensor_px"]), compose.half_canvas([d])].append(place)
         out: dict[int, Sample] = {}
         # A few at a time stay in a core's cache; an accelerator wants many.
         at_once = _AT_ONCE if self._device.type == "cpu" else len(draws)
-        for (species, sensor_px), places in groups.items():
+        for (species, sensor_px, _), places in groups.items():
             for start in range(0, len(places), at_once):
                 some = places[start : start + at_once]
                 with one_thread(), self._on_device():
@@ -235,8 +253,8 @@ class Simulator:
         chosen = [int(d.values["picture"]) for d in draws]
         tiles = to_tensor(np.stack([moment.tile_of(d, self._tiles[i]) for d, i in zip(draws, chosen, strict=True)]))
         matrices = compose.view_matrices(draws)
-        plane = moment.moved(apply(matrices, grid(sensor_px, sensor_px)), draws)
-        px = (sensor_px / 2) / (compose.BASE_ZOOM * column(draws, "view_zoom", 1.0))
+        plane = moment.moved(apply(matrices, compose.canvas(sensor_px, draws)), draws)
+        px = compose.px_per_tile_unit(sensor_px, draws)
         worn = self._wear(tiles, draws) if species in WORN else None
         pattern: Tensor | None
         if worn is not None:
@@ -250,7 +268,7 @@ class Simulator:
         # What is left is small and made of parts of single samples.
         with torch.device("cpu"):
             pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
-            boxes = compose.face_boxes(matrices.cpu(), self._picture_px)
+            boxes = compose.face_boxes(matrices.cpu(), self._picture_px, compose.half_canvas(draws))
         return [
             Sample(
                 picture=pictures[i],

@@ -334,7 +334,7 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         # stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
         # What is not there has no place and no size either.
-        for part in ("glare", "lamp", "flare", "clutter", "controls"):
+        for part in ("glare", "lamp", "flare", "clutter", "controls", "finger", "crease"):
             steering |= set() if d.values.get(part) else {name for name in watched if name.startswith(f"{part}_")}
         if d.values["bona_fide"]:
             steering |= {"native_ratio", "native_lens"}
@@ -343,7 +343,8 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         assert set(watched) - watched.read <= steering | {"background", "jpeg_second_quality"}, species_of(d.values)
         all_drawn |= set(watched)
         all_read |= watched.read
-    assert all_read <= all_drawn | {"species"}
+    # Recorded where it is not the default.
+    assert all_read <= all_drawn | {"species", "canvas_scale"}
 
 
 def test_a_parameter_cannot_be_drawn_twice() -> None:

@@ -121,6 +121,23 @@ def test_loss_floors_are_those_of_a_sigmoid_of_a_cosine() -> None:
     assert a_bce(torch.tensor([-1.0]), torch.zeros(1), config).item() == pytest.approx(0.3133, abs=5e-5)
 
 
+def test_without_normalised_weights_attacks_are_clamped_too_as_released() -> None:
+    # The released code takes the arc cosine of every value: 1.7 counts as cos 0 and -1.7 as cos π.
+    values, attacks = torch.tensor([1.7, -1.7], requires_grad=True), torch.zeros(2)
+    losses = a_bce(values, attacks, ADeepPixBiSConfig.from_profile("official"))
+    losses.sum().backward()
+    assert losses.tolist() == pytest.approx([math.log1p(math.e), math.log1p(1 / math.e)], abs=1e-6)
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0, 0.0]
+
+
+def test_the_worst_attacks_keep_their_slope_where_weights_are_normalised() -> None:
+    worst = torch.ones(1, requires_grad=True)
+    a_bce(worst, torch.zeros(1), ADeepPixBiSConfig()).sum().backward()
+    assert worst.grad is not None
+    assert worst.grad.item() == pytest.approx(1 / (1 + math.exp(-1)), abs=1e-6)
+
+
 def test_scale_multiplies_the_logits() -> None:
     config = ADeepPixBiSConfig(scale=8.0, margin_mode="none")
     c = torch.tensor([0.25])

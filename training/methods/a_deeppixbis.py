@@ -35,7 +35,8 @@ class ADeepPixBiSConfig:
         margin_mode: What happens with the margin, see :func:`margin_cosine`.
         lambda_pixel: Weight of the pixel loss; the image loss has the rest.
         scale: Factor s on the cosine before the sigmoid, in the loss and in the scores.
-        clamp_eps: Bona fide cosines are clamped to ±(1 − clamp_eps) before the margin, in the loss only.
+        clamp_eps: Bona fide cosines are clamped to ±(1 − clamp_eps) before the margin, in the loss only. Without
+            ``normalise_weights`` the values of attacks are clamped too, as in the released code.
         normalise_weights: Divide the filters of both heads by their norm, so that the outputs are cosines. The released
             code means to, but does not.
         pixel_reduction: ``mean`` over the batch, or ``sum`` as in the released code.
@@ -171,7 +172,7 @@ def a_bce(cos: Tensor, labels: Tensor, config: ADeepPixBiSConfig) -> Tensor:
     Raises:
         BatchError: The labels have neither shape.
 
-    Source: A-DeepPixBis, eq. 13.
+    Source: A-DeepPixBis, eq. 13; the clamp of values that are no cosines: released code.
     """
     if labels.shape not in (cos.shape[:1], cos.shape):
         raise BatchError(
@@ -180,7 +181,9 @@ def a_bce(cos: Tensor, labels: Tensor, config: ADeepPixBiSConfig) -> Tensor:
     cos = at_least_float32(cos)
     y = labels.to(cos.dtype).reshape(labels.shape + (1,) * (cos.ndim - labels.ndim))
     bona_fide = softplus(-config.scale * margin_cosine(cos, config))
-    attack = softplus(config.scale * cos)
+    limit = 1.0 - config.clamp_eps
+    # Cosines need no clamp here, and it would take the slope from the worst attacks. Other values have no angle.
+    attack = softplus(config.scale * (cos if config.normalise_weights else cos.clamp(-limit, limit)))
     return y * bona_fide + (1.0 - y) * attack
 
 

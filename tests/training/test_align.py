@@ -103,6 +103,23 @@ def test_depth_is_measured_in_the_box_before_the_cut() -> None:
     assert "depth_median_mm" not in hole.params
 
 
+def test_a_crop_says_where_in_it_the_face_box_lies() -> None:
+    # 80 x 125 px round (400, 400), so that the square beside it has a side of 100.
+    box, frame = Box(360, 337.5, 440, 462.5), Frame(np.zeros((800, 800, 3), np.uint8))
+    eyes = face_with_eyes((370.0, 380.0), (430.0, 380.0), box)
+
+    def place(found: CropRule) -> list[float]:
+        params = cut(frame, eyes, found).params
+        return [float(params[name]) for name in ("face_x1", "face_y1", "face_x2", "face_y2")]
+
+    # A square of 200 px becomes 100: everything is halved, round the middle of the crop.
+    for kind in ("box", "level"):
+        assert place(rule(kind, 100, 2.0)) == pytest.approx([30.0, 18.75, 70.0, 81.25], abs=0.02)
+    # 60 px between the eyes become 112.5, their middle (400, 380) lands at (111.75, 56) by whole pixel numbers.
+    x, y, f = 112.25, 56.5 + 20 * 1.875, 1.875
+    assert place(rule("eyes")) == pytest.approx([x - 40 * f, y - 62.5 * f, x + 40 * f, y + 62.5 * f], abs=0.02)
+
+
 def test_faces_that_cannot_be_cut_are_refused_with_a_reason() -> None:
     small, blind = synthetic_face(side_px=49), Face(Box(0, 0, 100, 100))
     assert refusal(small, RULES["cmfl"]) == "face_too_small"

@@ -213,6 +213,27 @@ def test_a_set_of_samples_gets_maps_that_fit_its_crops(with_depth: bool) -> None
         targets.batch(samples, [0, 1], spec, [BOX])
 
 
+def test_maps_of_prepared_recordings_lie_where_the_face_is_in_the_crop() -> None:
+    # The picture is the crop, cut at 1.25 times the face: the face is in its middle, 64 of 80 pixels wide.
+    row = SampleRow(
+        index=0,
+        box_xyxy=(0.0, 0.0, 80.0, 80.0),
+        label=1,
+        species="bona_fide",
+        subtype="bona_fide",
+        source="",
+        identity="",
+        picture="",
+        split="train",
+        params={"face_x1": 8.0, "face_y1": 8.0, "face_x2": 72.0, "face_y2": 72.0},
+    )
+    info = SetInfo(split="train", seed=0, n=1, picture_px=80, origin="toy 1; rfmeta; 0")
+    samples = SampleSet(np.zeros((1, 80, 80, 3), np.uint8), [row], info)
+    cells = DepthTargets(20).batch(samples, [0], InputSpec(size_px=80, crop_scale=1.0))[0]
+    rows, columns = np.nonzero(cells)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 17, 2, 17)
+
+
 def test_damaged_geometry_and_impossible_settings_are_refused() -> None:
     landmarks, triangles = pyramid()
     for points, corners, words in (

@@ -72,7 +72,8 @@ class Crop:
     Attributes:
         picture: uint8 (S, S, 3), red first.
         depth_mm: uint16 (S, S), 0 where nothing returns, or ``None``.
-        params: What was found: ``face_score``, ``face_px``, and with depth ``depth_median_mm`` and
+        params: What was found: ``face_score``, ``face_px``, the face box in pixels of the crop (``face_x1``,
+            ``face_y1``, ``face_x2``, ``face_y2``; may reach beyond it), and with depth ``depth_median_mm`` and
             ``depth_spread_mm`` of the face box before the cut (see :func:`fasedge.depth.measure_face_depth`); without
             these two the box shows no depth.
     """
@@ -105,6 +106,7 @@ def cut(frame: Frame, face: Face, rule: CropRule) -> Crop:
     side = min(face.box.width, face.box.height)
     params: dict[str, float | int | str] = {"face_score": round(face.score, 4), "face_px": round(side, 1)}
     matrix = _transform(face, rule)
+    params |= _place(face, matrix)
     if rule.kind == "box":
         picture = crop_face(frame.rgb, face.box, InputSpec(size_px=rule.size_px, crop_scale=rule.scale))
     else:
@@ -117,6 +119,15 @@ def cut(frame: Frame, face: Face, rule: CropRule) -> Crop:
     # Nearest neighbour: between a face and the wall behind it there is nothing.
     depth_mm = cv2.warpAffine(frame.depth_mm, matrix, (rule.size_px, rule.size_px), flags=cv2.INTER_NEAREST)
     return Crop(picture, np.asarray(depth_mm, np.uint16), params)
+
+
+def _place(face: Face, matrix: _Affine) -> dict[str, float]:
+    """The face box in the crop. Where the crop is turned its sides stay those of the box: the face turns with it."""
+    x, y = (matrix[:, :2] @ (np.array(face.box.center) - 0.5) + matrix[:, 2] + 0.5).tolist()
+    factor = math.hypot(matrix[0, 0], matrix[0, 1])
+    half_w, half_h = factor * face.box.width / 2, factor * face.box.height / 2
+    corners = {"face_x1": x - half_w, "face_y1": y - half_h, "face_x2": x + half_w, "face_y2": y + half_h}
+    return {name: round(value, 2) for name, value in corners.items()}
 
 
 def _eyes(face: Face) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:

@@ -23,6 +23,7 @@ from fasedge.preprocess import InputSpec
 from fasedge.types import Box, FloatArray, Label, UInt8Array, UInt16Array
 from training.data.samples import SampleSet
 from training.data.simulate.mesh import Int32Array, rasterize
+from training.data.table import SampleRow
 from training.errors import ConfigError, DataError
 
 ProviderName = Literal["rendered", "landmarks", "sensor", "ellipsoid", "mask"]
@@ -61,6 +62,17 @@ def crop_region(box: Box, spec: InputSpec) -> Box:
     square = crop_square(box, spec.crop_scale)
     x1, y1, side = round(square.x1), round(square.y1), max(1, round(square.width))
     return Box(x1, y1, x1 + side, y1 + side)
+
+
+def face_box(row: SampleRow) -> Box:
+    """Where the face is in the picture of a sample.
+
+    The box of a prepared recording is its whole picture, which is a crop already; where the face lies in it stands in
+    ``params``, as :func:`training.data.align.cut` found it.
+    """
+    corners = [row.params.get(name) for name in ("face_x1", "face_y1", "face_x2", "face_y2")]
+    found = [float(value) for value in corners if isinstance(value, int | float)]
+    return Box(*(found if len(found) == len(corners) else row.box_xyxy))
 
 
 def ellipsoid_map(box: Box, square: Box, side: int = 32) -> FloatArray:
@@ -328,7 +340,7 @@ class DepthTargets:
             if row.label != Label.ATTACK:
                 depth_mm = samples.depth_mm(index) if samples.has_depth else None
                 # The face lies where the table says, whatever box the crop is cut by.
-                face = FaceGeometry(Box(*row.box_xyxy), crop_region(box, spec), depth_mm=depth_mm)
+                face = FaceGeometry(face_box(row), crop_region(box, spec), depth_mm=depth_mm)
                 out[place] = self.target(face, row.label)
         return out
 

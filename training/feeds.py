@@ -19,7 +19,7 @@ import numpy as np
 from fasedge.types import Label
 from training.checkpoint import JsonValue
 from training.config import TrainConfig
-from training.data.batches import make_batch, usable
+from training.data.batches import check_crops, make_batch, usable
 from training.data.domains import DomainSampler, domain_of, domain_order
 from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
@@ -90,12 +90,14 @@ class SetFeed:
         needs: What the task looks at.
 
     Raises:
-        DataError: The set lacks a class or depth, or is too small for one step; or a domain lacks a class.
+        DataError: The set lacks a class or depth, is too small for one step, or would be cut beyond its crops; or a
+            domain lacks a class.
         ConfigError: The batch cannot be shared out among domains and processes.
     """
 
     def __init__(self, samples: SampleSet, config: TrainConfig, needs: Needs) -> None:
         self._samples, self._config, self._needs, self._who = samples, config, needs, processes()
+        check_crops(samples, config.input.spec())
         self._places = checked_places("train", samples, measured=needs.measured)
         o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
         if self._sampler is None:
@@ -260,7 +262,7 @@ class StreamFeed:
         r, manifest = self._recipe, (self._recipe.data / "manifest.csv").read_bytes()
         info = SetInfo(
             split=r.split, seed=r.seed, n=self._config.data.samples, depth=r.depth, format="stream",
-            picture_px=r.picture_px,
+            picture_px=r.picture_px, canvas_scale=r.canvas_scale,
         )  # fmt: skip
         more = {"manifest": hashlib.sha256(manifest).hexdigest()[:16], "processes": self._who.world}
         described: dict[str, JsonValue] = msgspec.to_builtins(info) | more

@@ -43,6 +43,25 @@ def one_sample(depth_mm: np.ndarray, **params: float) -> SampleSet:
     return SampleSet(picture, [row], SetInfo(split="train", seed=0, n=1, depth=True), depth_mm[None])
 
 
+def test_prepared_recordings_are_not_cut_wider_than_they_are() -> None:
+    samples = toy_set(8)
+    prepared = SampleSet(
+        np.stack([samples.picture(i) for i in range(8)]),
+        samples.table,
+        msgspec.structs.replace(samples.info, origin="toy 1; rfmeta; 0"),
+    )
+    whole = msgspec.structs.replace(settings(), input=InputConfig(size_px=32, crop_scale=1.0))
+    assert plain_batch(prepared, [0], whole, Needs()).rgb.shape == (1, 32, 32, 3)
+    assert make_batch(samples, [0], settings(), Needs(), [0]).rgb.shape == (1, 32, 32, 3)
+    for cut in (
+        lambda: plain_batch(prepared, [0], settings(), Needs()),
+        lambda: make_batch(prepared, [0], settings(), Needs(), [0]),
+        lambda: SetFeed(prepared, settings(), Needs()),
+    ):
+        with pytest.raises(DataError, match=r"crop_scale = 1\.5"):
+            cut()
+
+
 # --- depth ----------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,19 @@ def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
     return measure_face_depth(depth_mm, Box(*row.box_xyxy))
 
 
+def check_crops(samples: SampleSet, spec: InputSpec) -> None:
+    """Refuse to cut prepared recordings wider than they are: what their crops do not show would be made up.
+
+    Raises:
+        DataError: The set's pictures are crops already, and the scale is above 1.
+    """
+    if samples.info.origin and spec.crop_scale > 1:
+        raise DataError(
+            f"the pictures of the set {samples.info.origin!r} are face crops already, but input.crop_scale = "
+            f"{spec.crop_scale:g} cuts beyond their edges; train with input.crop_scale = 1 on prepared sets"
+        )
+
+
 def usable(samples: SampleSet, *, measured: bool) -> list[int]:
     """Places of the samples that a method can look at: all of them, or those whose face has depth.
 
@@ -93,9 +106,10 @@ def make_batch(
         key: All randomness comes from these numbers: a resumed run sees the same batches.
 
     Raises:
-        DataError: The task needs depth and the set, or a face, has none.
+        DataError: The task needs depth and the set, or a face, has none; or see :func:`check_crops`.
     """
     a, o, spec = config.augment, config.optimiser, config.input.spec()
+    check_crops(samples, spec)
     rng = np.random.default_rng(key)
     seed = int(rng.integers(1 << 62))
     boxes = samples.boxes(indices, jitter=a.jitter(), rng=rng)
@@ -121,9 +135,10 @@ def plain_batch(samples: SampleSet, indices: Sequence[int], config: TrainConfig,
     """A batch for scoring: plain crops, labels as they are.
 
     Raises:
-        DataError: The task needs depth and the set, or a face, has none.
+        DataError: The task needs depth and the set, or a face, has none; or see :func:`check_crops`.
     """
     spec = config.input.spec()
+    check_crops(samples, spec)
     return Batch(
         rgb=torch.from_numpy(samples.crops(indices, spec)),
         labels=_labels(samples, indices),

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from fasedge import metrics
+from training.data.batches import check_crops
 from training.data.samples import SampleSet
 from training.distributed import choose_device
 from training.errors import ConfigError, DataError
@@ -158,6 +159,8 @@ def _open(pair: Pair, options: Options) -> _Opened:
         (describe_set(folder, samples), samples) for folder, samples in zip((pair.dev, pair.test), sets, strict=True)
     )
     overrides = check_sets(dev, test, run.task.needs, options.allow, run.trained_on)
+    for samples in sets:
+        check_crops(samples, run.config.input.spec())
     if options.maps:
         map_maker(run.task, run.config.input.size_px)  # said now, not after an hour of scoring
     return _Opened(run, dev, test, overrides)

@@ -11,6 +11,7 @@ import msgspec
 
 from fasedge.preprocess import InputSpec
 from training.data.samples import CropJitter
+from training.data.simulate.compose import CANVAS_SCALE, WIDEST_CANVAS
 from training.errors import ConfigError
 from training.inputs import BrightnessNorm
 from training.precision import Precision
@@ -153,6 +154,7 @@ class DataConfig(_Section, frozen=True):
         dev_samples: Samples of the simulated dev set.
         dev_seed: Its seed.
         picture_px: Side of the simulated pictures.
+        canvas_scale: Their side over the side of the face box; as much of the surroundings as crops may show.
         depth: Simulate a depth camera even if the method does not look at depth.
         domain: What methods that learn from several domains call one: the simulated ``camera``, or the collection of
             the face picture (``source``); ``auto`` takes the camera where there is one.
@@ -165,6 +167,7 @@ class DataConfig(_Section, frozen=True):
     dev_samples: int = 1200
     dev_seed: int = 202
     picture_px: int = 192
+    canvas_scale: float = CANVAS_SCALE
     depth: bool = False
     domain: Literal["auto", "camera", "source"] = "auto"
 
@@ -298,6 +301,10 @@ def _of_data(config: TrainConfig) -> _Rules:
         (d.dev_samples >= 2, f"data.dev_samples must be >= 2, got {d.dev_samples}"),
         (min(d.seed, d.dev_seed) >= 0, f"data.seed and data.dev_seed must be >= 0, got {d.seed}, {d.dev_seed}"),
         (32 <= d.picture_px <= 2048, f"data.picture_px must lie in [32, 2048], got {d.picture_px}"),
+        (
+            CANVAS_SCALE <= d.canvas_scale <= WIDEST_CANVAS,
+            f"data.canvas_scale must lie in [{CANVAS_SCALE:g}, {WIDEST_CANVAS:g}], got {d.canvas_scale}",
+        ),
         (
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", m.device) is not None,
             f"machine.device must be auto, cpu, cuda or cuda:N, got {m.device!r}",

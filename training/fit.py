@@ -16,6 +16,7 @@ from training.build import FITTED, build_fitted, build_task
 from training.config import SIMULATE, TrainConfig, check_config
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet, make_set
+from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.work import Recipe
 from training.distributed import Processes, choose_device, process_group, wait_for_all
@@ -110,7 +111,7 @@ def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes)
     if d.train != SIMULATE:
         return SetFeed(SampleSet.load(Path(d.train)), config, needs)
     depth = d.depth or needs.measured
-    recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px)
+    recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px, d.canvas_scale)
     # One process cuts the tiles, the others find them.
     if who.first:
         recipe.simulator()
@@ -129,11 +130,13 @@ def open_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, 
         return SampleSet.load(Path(d.dev))
     depth = d.depth or needs.depth
     size = "" if d.picture_px == PICTURE_PX else f"_{d.picture_px}px"
+    size += "" if d.canvas_scale == CANVAS_SCALE else f"_{d.canvas_scale:g}x"
     folder = places.cache / f"dev_{d.dev_seed}_{d.dev_samples}{size}{'_depth' if depth else ''}"
     if who.first:
         # No workers are known to this function's steps but all cores: training has not begun.
         steps = make_set(data_folder(places.data), folder, "dev", d.dev_samples, seed=d.dev_seed, depth=depth,
-                         workers=config.machine.workers or None, picture_px=d.picture_px)  # fmt: skip
+                         workers=config.machine.workers or None, picture_px=d.picture_px,
+                         canvas_scale=d.canvas_scale)  # fmt: skip
         with Progress(*_columns(), console=console, transient=True) as progress:
             bar = progress.add_task("simulating dev", total=d.dev_samples)
             for done, _ in steps:

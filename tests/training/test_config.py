@@ -72,6 +72,7 @@ def test_values_come_from_the_file(tmp_path: Path) -> None:
         ("[data]\ntrain = ''", "must name a folder or say 'simulate'"),
         ("[data]\nseed = -1", "data.seed and data.dev_seed must be >= 0"),
         ("[data]\npicture_px = 8", "picture_px must lie in"),
+        ("[data]\ncanvas_scale = 3.0", r"canvas_scale must lie in \[2, 2.6\]"),
         ("[data]\ndomain = 'weather'", "Invalid enum value 'weather'"),
         ("[machine]\ndevice = 'tpu'", "device must be auto, cpu, cuda or cuda:N, got 'tpu'"),
         ("[machine]\nworkers = -1", "workers must be >= 0"),

@@ -109,17 +109,20 @@ def test_fit_simulates_while_it_trains_unless_told_otherwise(
     face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "run.toml"
-    config.write_text(CONFIG + "[data]\nsamples = 12\ndev_samples = 12\nseed = 3\ndev_seed = 3\npicture_px = 96\n")
+    config.write_text(
+        CONFIG + "[data]\nsamples = 12\ndev_samples = 12\nseed = 3\ndev_seed = 3\npicture_px = 96\ncanvas_scale = 2.4\n"
+    )
     arguments = ("--out", tmp_path / "runs" / "one", "--data", face_pack, "--workers", 0, "--device", "cpu")
     assert run(monkeypatch, "fit", config, *arguments) == 0
     assert "epoch 1: loss" in capsys.readouterr().out
-    dev = SampleSet.load(tmp_path / "runs" / "cache" / "dev_3_12_96px")
+    dev = SampleSet.load(tmp_path / "runs" / "cache" / "dev_3_12_96px_2.4x")
     assert len(dev) == 12
     assert dev.picture(0).shape == (96, 96, 3)
     record = json.loads((tmp_path / "runs" / "one" / "run.json").read_text())
-    wanted = {"split": "train", "seed": 3, "n": 12, "format": "stream", "picture_px": 96}
+    wanted = {"split": "train", "seed": 3, "n": 12, "format": "stream", "picture_px": 96, "canvas_scale": 2.4}
     assert record["train"].items() >= wanted.items()
-    assert (record["dev"]["n"], record["dev"]["picture_px"]) == (12, 96)
+    made = {k: record["dev"][k] for k in ("n", "picture_px", "canvas_scale")}
+    assert made == {"n": 12, "picture_px": 96, "canvas_scale": 2.4}
     assert record["config"]["data"]["train"] == "simulate"
     assert record["torch"] and record["numpy"] and record["trunk_weights"].startswith("none")  # noqa: PT018
     # Finished: found in the cache and in the folder, nothing is done again.

@@ -148,6 +148,13 @@ def test_several_runs_give_mean_and_spread_and_a_folder_each(folder: Path, tmp_p
     assert "## Mean over 3 runs" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_runs_of_different_networks_have_no_mean(folder: Path, tmp_path: Path) -> None:
+    runs = [folder / "a-deeppixbis", folder / "rfmeta"]
+    with pytest.raises(ConfigError, match=r"one network.*a-deeppixbis \(profile.*rfmeta \(profile"):
+        evaluate_runs(pair_up(runs, [folder / "dev"], [folder / "test"]), tmp_path / "out", QUICK)
+    assert not (tmp_path / "out").exists()
+
+
 def test_sets_are_given_once_or_once_for_each_run() -> None:
     a, b, c = Path("a"), Path("b"), Path("c")
     assert pair_up([a, b], [c], [a, b]) == [Pair(a, c, a), Pair(b, c, b)]

@@ -92,6 +92,18 @@ def test_seeds_of_a_fold_are_averaged_before_folds_are() -> None:
     assert row[1] == "15.00±5.00 (2 of 6 folds)"
 
 
+def test_different_networks_are_never_averaged_in_one_line() -> None:
+    first, second = document("oulu_npu 1", 0), document("oulu_npu 1", 4)
+    (run,) = second.runs
+    paper = msgspec.structs.replace(run, run=msgspec.structs.replace(run.run, profile="paper"))
+    other = msgspec.structs.replace(second, runs=[paper])
+    with pytest.raises(ConfigError, match=r"'ours' would average .*profile default.*profile paper.*LABEL=PATH"):
+        render_tables([("", first), ("", other)], ["oulu"])
+    text = render_tables([("", first), ("as printed", other)], ["oulu"])
+    assert lines(text, "**ours (map), frames**")[0][1:] == ["0.00", "0.00", "0.00"]
+    assert lines(text, "**as printed (map), frames**")[0][1:] == ["40.00", "0.00", "20.00"]
+
+
 def test_our_numbers_stand_in_the_columns_of_their_protocols() -> None:
     ours = [
         ("a", document("oulu_npu 1", 1)),

@@ -180,6 +180,14 @@ class RunRecord(_Part, frozen=True):
     commit: str = ""
     trunk_weights: str = ""
 
+    @property
+    def network(self) -> str:
+        """What runs must share to be averaged: everything but folder, epoch, seed and where weights came from."""
+        return (
+            f"{self.method} (profile {self.profile}, width {self.width:g}, {self.parameters:,} parameters, "
+            f"checkpoint {self.checkpoint})"
+        )
+
 
 class RunResult(_Part, frozen=True):
     """One run on one pair of sets.

@@ -123,13 +123,17 @@ def evaluate_runs(
 
     Raises:
         TrainingError: See :func:`training.evaluation.runs.load_run`, :func:`training.evaluation.checks.check_sets` and
-            :func:`training.evaluation.tables.score_table`.
+            :func:`training.evaluation.tables.score_table`; also runs of different networks.
         MetricError: See :func:`training.evaluation.measure.measure_levels`.
         DataError: A file cannot be written.
     """
     chosen = options or Options()
-    for pair in pairs:
-        _open(pair, chosen)
+    networks = sorted({_open(pair, chosen).run.record.network for pair in pairs})
+    if len(networks) > 1:
+        raise ConfigError(
+            f"the mean over runs is that of seeds or folds of one network, but these runs are of {len(networks)}: "
+            f"{'; '.join(networks)}; evaluate each by itself"
+        )
     names = _names(pairs)
     results = []
     try:

@@ -95,7 +95,7 @@ def render_tables(
         Markdown.
 
     Raises:
-        ConfigError: There is no such table.
+        ConfigError: There is no such table, or a line of one would average different networks.
     """
     unknown = [name for name in names if name not in LAYOUTS]
     if unknown:
@@ -106,13 +106,26 @@ def render_tables(
     for name in names:
         layout = LAYOUTS[name]
         entries = []
+        networks: dict[str, set[str]] = {}
         for k, (label, run) in enumerate(runs):
             found = list(_ENTRIES[name](label, run))
-            used |= {k} if found else set()
+            if found:
+                used.add(k)
+                networks.setdefault(label, set()).add(run.run.network)
             entries += found
+        _check_rows(name, networks)
         parts.append(_render(layout, entries, std))
     parts.append(_left_over([run for k, (_, run) in enumerate(runs) if k not in used]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _check_rows(table_name: str, networks: Mapping[str, set[str]]) -> None:
+    for label, found in networks.items():
+        if len(found) > 1:
+            raise ConfigError(
+                f"table {table_name}: the line {label!r} would average different networks: "
+                f"{'; '.join(sorted(found))}; name them apart with LABEL=PATH"
+            )
 
 
 def _preface(std: Std) -> str:

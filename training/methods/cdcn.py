@@ -204,7 +204,8 @@ class CDCN(Method[DepthMap, DepthLosses]):
         Returns:
             ``depth``: the mean of the map over the face, cut at 1.
 
-        Source: CDCN's released code.
+        Source: CDCN's released code for the mean over the face. The mean over all cells, which training and evaluation
+        take because sample sets carry no masks, and the cut are ours.
         """
         if face is None:
             return {"depth": outputs.depth.mean(dim=(1, 2)).clamp(max=1.0)}

@@ -173,8 +173,13 @@ def _rfmeta(config: TrainConfig) -> StepTask:
     m = config.method
     providers, own = _depth_providers(m)
     settings = replace(RFMetaConfig.from_profile(m.profile), input_side=config.input.size_px, width=m.width)
-    settings = with_options(settings, own)
-    model, objective = build_baseline(m.name, settings)
+    # Options are the network's, or the step's: rates and weights, but not what makes the row what it is.
+    step = RFMETA_ROWS[m.name].step
+    of_step = {name: value for name, value in own.options.items() if name in _STEP_OPTIONS}
+    rest = {name: value for name, value in own.options.items() if name not in of_step}
+    settings = with_options(settings, msgspec.structs.replace(own, options=rest))
+    step = with_options(step, msgspec.structs.replace(own, options=of_step))
+    model, objective = build_baseline(m.name, settings, step)
     return DomainTask(model, objective, DepthTargets(settings.map_side, providers))
 
 
@@ -190,6 +195,8 @@ def _cdcn(config: TrainConfig) -> StepTask:
     return MethodStep(model, see, Needs(targets=DepthTargets(settings.map_side, providers)), compare=compare)
 
 
+#: Settings of the step of RFMeta and its rows that ``method.options`` may change.
+_STEP_OPTIONS = frozenset({"inner_rate", "inner_steps", "meta_test_weight"})
 #: Values of the option ``depth_target``. A single face of which the camera has measured nothing gets the ellipsoid.
 _DEPTH_TARGETS: Mapping[str, tuple[ProviderName, ...]] = {
     "sensor": ("sensor", "ellipsoid"),
@@ -230,6 +237,33 @@ METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
 FITTED: Mapping[str, Callable[[TrainConfig], FittedTask]] = {"lbp-svm": _lbp_svm}
 
 
+#: Settings that a method reads beside its name and options; by default those of a network on a trunk of choice. What
+#: methods on DenseNet-161 alone read of these, they check themselves.
+_ON_A_TRUNK = frozenset({"trunk", "width", "pretrained", "weights", "brightness"})
+_READS: Mapping[str, frozenset[str]] = {
+    "a-deeppixbis": _ON_A_TRUNK | {"profile", "scale", "margin"},
+    "cmfl": _ON_A_TRUNK | {"profile"},
+    "cdcn": frozenset({"width", "brightness"}),
+    "lbp-svm": frozenset(),
+    **dict.fromkeys(RFMETA_ROWS, frozenset({"profile", "width"})),
+}
+
+
+def _refuse_unread(config: TrainConfig) -> None:
+    """Settings that would change nothing are mistakes of whoever wrote them."""
+    m, plain = config.method, MethodConfig()
+    reads = _READS.get(m.name, _ON_A_TRUNK)
+    set_here = [
+        f"method.{name}"
+        for name in ("profile", "trunk", "width", "pretrained", "weights", "scale", "margin")
+        if name not in reads and getattr(m, name) != getattr(plain, name)
+    ]
+    if config.input.brightness and "brightness" not in reads:
+        set_here.append("input.brightness")
+    if set_here:
+        raise ConfigError(f"{m.name} does not read {', '.join(set_here)}; leave it out")
+
+
 def build_task(config: TrainConfig) -> Task | StepTask:
     """Make the task of a run.
 
@@ -241,6 +275,7 @@ def build_task(config: TrainConfig) -> Task | StepTask:
         raise ConfigError(f"{name} is fitted, not trained by gradients: see training.build.build_fitted")
     if name not in METHODS:
         raise ConfigError(f"method.name must be one of {', '.join(sorted({**METHODS, **FITTED}))}, got {name!r}")
+    _refuse_unread(config)
     return METHODS[name](config)
 
 
@@ -252,6 +287,7 @@ def build_fitted(config: TrainConfig) -> FittedTask:
     """
     if config.method.name not in FITTED:
         raise ConfigError(f"method.name must be one of {', '.join(sorted(FITTED))}, got {config.method.name!r}")
+    _refuse_unread(config)
     return FITTED[config.method.name](config)
 
 

@@ -44,6 +44,11 @@ class DomainTask:
         )
 
     @property
+    def objective(self) -> DomainObjective:
+        """What trains the networks."""
+        return self._objective
+
+    @property
     def module(self) -> RFMeta:
         """The networks."""
         return self._model

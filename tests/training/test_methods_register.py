@@ -17,7 +17,9 @@ from training.build import METHODS, build_task, method_settings, with_options
 from training.config import AugmentConfig, InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
 from training.errors import ConfigError
 from training.loop import Trainer
+from training.meta_task import DomainTask
 from training.methods.cmfl import CMFLConfig
+from training.methods.meta_step import MetaStep, MetaStepConfig
 from training.tasks import Batch, MethodStep, Needs, as_step_task
 
 
@@ -178,6 +180,39 @@ def test_options_change_a_methods_settings_and_are_checked_by_it() -> None:
         with_options(CMFLConfig(), MethodConfig(name="cmfl", options={"gamma": "much"}))
     with pytest.raises(ConfigError, match="beta"):
         with_options(CMFLConfig(), MethodConfig(name="cmfl", options={"beta": 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("method", "more", "named"),
+    [
+        (MethodConfig(name="rfmeta", trunk="efficientnet_lite0"), {}, "method.trunk"),
+        (MethodConfig(name="rfmeta", weights="a.pth", margin=0.5), {}, "method.weights, method.margin"),
+        (MethodConfig(name="cmfl", scale=4.0), {}, "method.scale"),
+        (MethodConfig(name="deeppixbis", profile="paper"), {}, "method.profile"),
+        (MethodConfig(name="cdcn", pretrained=True), {}, "method.pretrained"),
+        (MethodConfig(name="binary-cnn"), {"input": InputConfig(size_px=32, brightness=True)}, "input.brightness"),
+    ],
+)
+def test_settings_that_a_method_would_not_read_are_refused(
+    method: MethodConfig, more: dict[str, object], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{method.name} does not read {named}; leave it out"):
+        build_task(settings(method=method, **more))
+
+
+def test_options_of_rfmeta_reach_its_step_and_its_network() -> None:
+    def parts(name: str, **options: float) -> DomainTask:
+        task = build_task(settings(method=MethodConfig(name=name, width=0.125, options=options)))
+        assert isinstance(task, DomainTask)
+        return task
+
+    moved = parts("rfmeta-first-order", inner_rate=0.25, meta_test_weight=2, depth_weight=3.0)
+    assert isinstance(moved.objective, MetaStep)
+    assert moved.objective.config == MetaStepConfig(order="first", inner_rate=0.25, meta_test_weight=2.0)
+    assert moved.module.config.depth_weight == 3.0
+    assert parts("reptile", inner_steps=5).objective.config.inner_steps == 5  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="inner_steps is unknown to rfmeta"):
+        parts("rfmeta", inner_steps=5)
 
 
 def test_the_register_has_the_methods_of_the_papers_and_they_log_missing_weights(

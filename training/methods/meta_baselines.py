@@ -232,12 +232,15 @@ BASELINES: dict[str, Baseline] = {
 }
 
 
-def build_baseline(name: str, config: RFMetaConfig | None = None) -> tuple[RFMeta, DomainObjective]:
+def build_baseline(
+    name: str, config: RFMetaConfig | None = None, step: StepConfig | None = None
+) -> tuple[RFMeta, DomainObjective]:
     """Make the network and the objective of a row.
 
     Args:
         name: Key of :data:`BASELINES`.
         config: Settings of the network, before the row changes them; the profile ``default`` if not given.
+        step: Settings of the step; the row's if not given.
 
     Returns:
         The network, and what trains it on batches of domains.
@@ -249,7 +252,7 @@ def build_baseline(name: str, config: RFMetaConfig | None = None) -> tuple[RFMet
         raise ConfigError(f"expected one of {', '.join(sorted(BASELINES))}, got {name!r}")
     row = BASELINES[name]
     model = RFMeta(row.network(config if config is not None else RFMetaConfig()))
-    return model, objective(model, row.step)
+    return model, objective(model, step if step is not None else row.step)
 
 
 def objective(model: RFMeta, step: StepConfig) -> DomainObjective:

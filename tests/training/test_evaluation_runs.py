@@ -134,6 +134,12 @@ def test_scores_are_those_of_the_network_on_plain_crops(folder: Path, tmp_path: 
         assert found == pytest.approx(wanted.tolist(), abs=1e-6)
 
 
+def test_the_last_epoch_of_rfmeta_is_measured_and_the_best_of_others_unless_told_otherwise(folder: Path) -> None:
+    chosen = {method: load_run(folder / method).record.checkpoint for method in ("a-deeppixbis", "cmfl", "rfmeta")}
+    assert chosen == {"a-deeppixbis": "best", "cmfl": "best", "rfmeta": "last"}
+    assert load_run(folder / "rfmeta", "best").record.checkpoint == "best"
+
+
 def test_several_runs_give_mean_and_spread_and_a_folder_each(folder: Path, tmp_path: Path) -> None:
     runs = [untrained_run(tmp_path / f"seed{seed}", "a-deeppixbis", seed=seed) for seed in (1, 2, 3)]
     document = evaluate_runs(pair_up(runs, [folder / "dev"], [folder / "test"]), tmp_path / "out", QUICK)

@@ -15,7 +15,7 @@ from training.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from training.evaluation.document import Document
     from training.evaluation.results import Std
-    from training.evaluation.runs import CheckpointName
+    from training.evaluation.runs import CheckpointChoice
 
 console = Console()
 
@@ -25,7 +25,9 @@ def evaluate_command(  # noqa: PLR0917 - typer passes by name
     dev: Annotated[list[Path], typer.Option(help="Set that thresholds come from; once, or once for each run.")],
     test: Annotated[list[Path], typer.Option(help="Set that rates are measured on; once, or once for each run.")],
     out: Annotated[Path, typer.Option(help="Folder of scores, measures, report and plots.")],
-    checkpoint: Annotated[str, typer.Option(help="best (lowest EER on the dev set of the training) or last.")] = "best",
+    checkpoint: Annotated[
+        str, typer.Option(help="best (lowest EER on the dev set of the training), last, or auto: last for RFMeta.")
+    ] = "auto",
     threshold: Annotated[float, typer.Option(help="A fixed threshold, beside those of dev.")] = 0.5,
     resamples: Annotated[int, typer.Option(help="Resamples of people for intervals; 0 for none.")] = 1000,
     maps: Annotated[
@@ -42,11 +44,11 @@ def evaluate_command(  # noqa: PLR0917 - typer passes by name
     from training.evaluation.evaluating import Options, allowed, evaluate_runs, pair_up
     from training.evaluation.tables import choose_threads
 
-    if checkpoint not in ("best", "last"):
-        raise ConfigError(f"--checkpoint must be best or last, got {checkpoint!r}")
+    if checkpoint not in ("auto", "best", "last"):
+        raise ConfigError(f"--checkpoint must be auto, best or last, got {checkpoint!r}")
     choose_threads(threads)
     options = Options(
-        cast("CheckpointName", checkpoint), threshold, resamples, allowed(allow or []), device, plots, maps
+        cast("CheckpointChoice", checkpoint), threshold, resamples, allowed(allow or []), device, plots, maps
     )
     with _Bar() as bar:
         document = evaluate_runs(pair_up(runs, dev, test), out, options, bar)

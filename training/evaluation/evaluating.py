@@ -20,7 +20,7 @@ from training.evaluation.maps import map_maker, write_maps
 from training.evaluation.measure import FIXED, measure_levels, summarise
 from training.evaluation.plots import draw_all
 from training.evaluation.report import render
-from training.evaluation.runs import CheckpointName, LoadedRun, load_run
+from training.evaluation.runs import CheckpointChoice, LoadedRun, load_run
 from training.evaluation.tables import Level, ScoreTable, score_table, write_scores
 
 #: Called with what is being done, how far it is, and how far it goes.
@@ -49,7 +49,7 @@ class Options:
     """How to evaluate.
 
     Attributes:
-        checkpoint: ``best`` or ``last``.
+        checkpoint: ``best``, ``last``, or ``auto``: what the method's authors keep.
         fixed: A threshold that does not come from dev.
         resamples: Of the bootstrap over people; 0 switches it off.
         allow: Checks that may fail.
@@ -58,7 +58,7 @@ class Options:
         maps: Attention maps of each species; they show people.
     """
 
-    checkpoint: CheckpointName = "best"
+    checkpoint: CheckpointChoice = "auto"
     fixed: float = 0.5
     resamples: int = metrics.MIN_RESAMPLES
     allow: tuple[Override, ...] = ()

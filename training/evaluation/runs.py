@@ -20,10 +20,13 @@ from training.config import TrainConfig, check_config
 from training.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from training.evaluation.document import RunRecord
 from training.loop import BEST, LAST
+from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
 from training.runlog import RECORD
 from training.tasks import Batch, FittedTask, Needs, StepTask, as_step_task
 
 CheckpointName = Literal["best", "last"]
+#: ``auto`` is what a method's authors keep.
+CheckpointChoice = Literal["auto", "best", "last"]
 _FILES: Mapping[CheckpointName, str] = {"best": BEST, "last": LAST}
 
 
@@ -44,19 +47,20 @@ class LoadedRun:
     trained_on: Mapping[str, Mapping[str, JsonValue]]
 
 
-def load_run(folder: Path, which: CheckpointName = "best") -> LoadedRun:
+def load_run(folder: Path, choice: CheckpointChoice = "auto") -> LoadedRun:
     """Read a run.
 
     Args:
         folder: What ``fit --out`` named.
-        which: ``best``: the epoch with the lowest EER on the dev set of the training. ``last``: the last epoch.
+        choice: ``best``: the epoch with the lowest EER on the dev set of the training. ``last``: the last epoch.
+            ``auto``: ``last`` for RFMeta and its rows, ``best`` for everything else.
 
     Raises:
         CheckpointNotFoundError: There is no such folder, or no checkpoint in it.
         CheckpointError: The checkpoint is damaged, of something else than a run, or does not fit its own configuration.
         ConfigError: Its configuration names a method that is not there any more.
     """
-    path = folder / _FILES[which]
+    path = folder / _FILES["best" if choice == "auto" else choice]
     if not path.is_file():
         there = "the folder has none" if folder.is_dir() else "there is no such folder"
         raise CheckpointNotFoundError(
@@ -65,6 +69,9 @@ def load_run(folder: Path, which: CheckpointName = "best") -> LoadedRun:
         )
     checkpoint = load_checkpoint(path)
     config = _config_of(checkpoint, path)
+    if choice == "auto" and config.method.name in RFMETA_ROWS:
+        return load_run(folder, "last")
+    which: CheckpointName = "best" if choice == "auto" else choice
     with _without_start_warnings():
         task = _build(_without_start(config))
     load_exactly(task.module, _weights(checkpoint, path, which), what=str(path))

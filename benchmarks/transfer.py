@@ -166,12 +166,16 @@ def by_species(samples: SampleSet, logits: NDArray[np.float64]) -> dict[str, flo
     return out
 
 
-def read_runs(path: Path) -> list[Run]:
-    """Runs that are on record; a last line that was cut off while it was written is left out."""
+def whole_lines(path: Path) -> list[bytes]:
+    """Lines of a file; a last one that was cut off while it was written is left out, and so is a file that is not."""
     if not path.is_file():
         return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return [msgspec.json.decode(line, type=Run) for line in lines]
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def read_runs(path: Path) -> list[Run]:
+    """Runs that are on record."""
+    return [msgspec.json.decode(line, type=Run) for line in whole_lines(path)]
 
 
 @app.command()
@@ -279,7 +283,11 @@ def table(
 ) -> None:
     """Show the mean over seeds (lowest to highest): real = mean over sources of the AUC within a source."""
     names = sizes.split(",")
-    cells, top = rows(read_runs(results), names), heads(names)
+    show(heads(names), rows(read_runs(results), names), markdown=markdown)
+
+
+def show(top: Sequence[str], cells: Sequence[Sequence[str]], *, markdown: bool) -> None:
+    """Print a table, for the eye or for a page."""
     if markdown:
         for line in (top, ["---"] * len(top), *cells):
             print("| " + " | ".join(line) + " |")

@@ -20,11 +20,9 @@ import msgspec
 import numpy as np
 import typer
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.students import crop_logits, load_student
-from benchmarks.transfer import Capture, RealResult, cut, read_captures, spread, summarise
+from benchmarks.transfer import Capture, RealResult, cut, read_captures, show, spread, summarise, whole_lines
 from fasedge.preprocess import InputSpec
 from fasedge.types import UInt8Array
 from training.errors import CheckpointError, ConfigError
@@ -104,11 +102,8 @@ def member_logits(member: Member, seed: int, crops: Cutter) -> NDArray[np.float6
 
 
 def read_joints(path: Path) -> list[Joint]:
-    """Records that are on file; a last line that was cut off while it was written is left out."""
-    if not path.is_file():
-        return []
-    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    return [msgspec.json.decode(line, type=Joint) for line in lines]
+    """Records that are on file."""
+    return [msgspec.json.decode(line, type=Joint) for line in whole_lines(path)]
 
 
 @app.command()
@@ -162,15 +157,8 @@ def table(
 ) -> None:
     """Show the mean over seeds (lowest to highest): real = mean over sources of the AUC within a source."""
     names = sizes.split(",")
-    cells, top = rows(read_joints(results), names), ["what", "seeds", *(f"real, {s}" for s in names), "frames", "clips"]
-    if markdown:
-        for line in (top, ["---"] * len(top), *cells):
-            print("| " + " | ".join(line) + " |")
-        return
-    shown = Table(*top)
-    for line in cells:
-        shown.add_row(*line)
-    Console().print(shown)
+    top = ["what", "seeds", *(f"real, {size}" for size in names), "frames", "clips"]
+    show(top, rows(read_joints(results), names), markdown=markdown)
 
 
 if __name__ == "__main__":

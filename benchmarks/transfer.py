@@ -118,6 +118,25 @@ def cut(folder: Path, captures: Sequence[Capture], spec: InputSpec) -> UInt8Arra
     return out
 
 
+class Cutter:
+    """Cuts captures once for every size of input and scale.
+
+    Args:
+        folder: Folder of the captures.
+        captures: What is cut, in this order.
+    """
+
+    def __init__(self, folder: Path, captures: Sequence[Capture]) -> None:
+        self._folder, self._captures = folder, captures
+        self._kept: dict[InputSpec, UInt8Array] = {}
+
+    def __call__(self, spec: InputSpec) -> UInt8Array:
+        """Network inputs of all captures, uint8 (n, S, S, 3), red first."""
+        if spec not in self._kept:
+            self._kept[spec] = cut(self._folder, self._captures, spec)
+        return self._kept[spec]
+
+
 def auc(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> float | None:
     """Area under the ROC curve, or nothing where a class is missing; only the order of the logits counts."""
     if len(set(labels.tolist())) != 2:
@@ -197,7 +216,7 @@ def run(
     real = read_captures(captures, sizes.split(",")) if captures else []
     done = {(r.name, r.options.seed) for r in read_runs(out)}
     scales = [float(v) for v in crop_scales.split(",")]
-    cuts: dict[float, UInt8Array] = {}
+    crops = Cutter(captures, real) if captures else None
     for seed in (int(s) for s in seeds.split(",")):
         if (name, seed) in done:
             continue
@@ -212,11 +231,10 @@ def run(
             save_student(student, keep / f"{name.replace(' ', '_')}_{seed}.safetensors", o)
         logits = crop_logits(student, simulated.crops(range(len(simulated)), o.scoring_spec()))
         found: list[RealResult] = []
-        for scale in scales if real else []:
-            if captures and scale not in cuts:
-                # The same for every seed: captures are read from disk once.
-                cuts[scale] = cut(captures, real, InputSpec(size_px=o.size_px, crop_scale=scale))
-            found += summarise(real, crop_logits(student, cuts[scale]), scale)
+        if crops is not None and real:
+            for scale in scales:
+                seen = crops(InputSpec(size_px=o.size_px, crop_scale=scale))
+                found += summarise(real, crop_logits(student, seen), scale)
         record = Run(
             name=name,
             options=o,

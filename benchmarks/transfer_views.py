@@ -22,9 +22,8 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.students import crop_logits, load_student
-from benchmarks.transfer import Capture, RealResult, cut, read_captures, show, spread, summarise, whole_lines
+from benchmarks.transfer import Cutter, RealResult, read_captures, show, spread, summarise, whole_lines
 from fasedge.preprocess import InputSpec
-from fasedge.types import UInt8Array
 from training.errors import CheckpointError, ConfigError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -65,25 +64,6 @@ def parse_member(text: str) -> Member:
     if not file or not all(0 < v < 100 for v in values):
         raise ConfigError(f"expected FILE@SCALE,SCALE with scales in (0, 100), got {text!r}")
     return Member(file, values)
-
-
-class Cutter:
-    """Cuts captures once for every size of input and scale.
-
-    Args:
-        folder: Folder of the captures.
-        captures: What is cut, in this order.
-    """
-
-    def __init__(self, folder: Path, captures: Sequence[Capture]) -> None:
-        self._folder, self._captures = folder, captures
-        self._kept: dict[InputSpec, UInt8Array] = {}
-
-    def __call__(self, spec: InputSpec) -> UInt8Array:
-        """Network inputs of all captures, uint8 (n, S, S, 3), red first."""
-        if spec not in self._kept:
-            self._kept[spec] = cut(self._folder, self._captures, spec)
-        return self._kept[spec]
 
 
 def member_logits(member: Member, seed: int, crops: Cutter) -> NDArray[np.float64]:

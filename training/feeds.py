@@ -25,7 +25,6 @@ from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
 from training.data.simulate.profiles import PROFILES
 from training.data.stream import SimulatedStream
-from training.data.table import SetInfo
 from training.data.work import Recipe
 from training.distributed import Processes, processes
 from training.errors import ConfigError, DataError
@@ -259,11 +258,8 @@ class StreamFeed:
     @property
     def info(self) -> Mapping[str, JsonValue]:
         """Split, seed and picture size, and a digest of the pack's manifest: the same name may hold another pack."""
-        r, manifest = self._recipe, (self._recipe.data / "manifest.csv").read_bytes()
-        info = SetInfo(
-            split=r.split, seed=r.seed, n=self._config.data.samples, depth=r.depth, format="stream",
-            picture_px=r.picture_px, canvas_scale=r.canvas_scale,
-        )  # fmt: skip
+        manifest = (self._recipe.data / "manifest.csv").read_bytes()
+        info = self._recipe.describe(self._config.data.samples, stored="stream")
         more = {"manifest": hashlib.sha256(manifest).hexdigest()[:16], "processes": self._who.world}
         described: dict[str, JsonValue] = msgspec.to_builtins(info) | more
         return described

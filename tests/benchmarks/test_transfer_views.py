@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from benchmarks import frozen_features, transfer_views
 from benchmarks.students import Student, StudentOptions, crop_logits, save_student
-from benchmarks.transfer import cut, read_captures, summarise
+from benchmarks.transfer import Cutter, cut, read_captures, summarise
 from benchmarks.transfer_views import Joint, Member, parse_member
 from fasedge.preprocess import InputSpec
 from training.errors import CheckpointError, ConfigError
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_student_is_named(captures: Path) -> None:
     path = captures / "other.safetensors"
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="other"):
-        transfer_views.member_logits(Member(str(path), (1.0,)), 1, transfer_views.Cutter(captures, []))
+        transfer_views.member_logits(Member(str(path), (1.0,)), 1, Cutter(captures, []))
 
 
 def test_a_large_shrinkage_gives_fishers_discriminant_and_none_the_difference_of_the_means() -> None:

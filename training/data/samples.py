@@ -215,8 +215,8 @@ def make_set(
             worker died.
     """
     workers = check_request(n, seed, workers)
-    info = SetInfo(split=split, seed=seed, n=n, depth=depth, picture_px=picture_px, canvas_scale=canvas_scale)
     recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
+    info = recipe.describe(n)
     with written(out):
         check_claim(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also

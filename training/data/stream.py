@@ -15,7 +15,6 @@ from itertools import count
 from types import TracebackType
 
 from training.data.samples import SampleSet
-from training.data.table import SetInfo
 from training.data.work import Block, Recipe, in_order, make_block
 from training.errors import DataError
 
@@ -89,15 +88,7 @@ class SimulatedStream:
                 "with fewer workers"
             ) from error
         self.position += self._batch
-        r = self._recipe
-        info = SetInfo(
-            split=r.split,
-            seed=r.seed,
-            n=self._batch,
-            depth=r.depth,
-            picture_px=r.picture_px,
-            canvas_scale=r.canvas_scale,
-        )
+        info = self._recipe.describe(self._batch)
         return SampleSet(block.pictures, block.rows, info, block.depth_mm)
 
     def __enter__(self) -> SimulatedStream:

@@ -28,7 +28,7 @@ from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.mesh import build_meshes
 from training.data.simulate.scene import LARGEST_TILE_PX, TILE_PX, build_tiles, read_backgrounds
 from training.data.simulate.simulator import PICTURE_PX
-from training.data.table import SampleRow
+from training.data.table import SampleRow, SetInfo
 from training.errors import DataError
 
 Result = TypeVar("Result")
@@ -82,6 +82,18 @@ class Recipe:
             self.split,
             self.seed,
             depth=self.depth,
+            picture_px=self.picture_px,
+            canvas_scale=self.canvas_scale,
+        )
+
+    def describe(self, n: int, *, stored: str = "npy") -> SetInfo:
+        """Description of a set of ``n`` samples, ``stored`` as :attr:`SetInfo.format` says."""
+        return SetInfo(
+            split=self.split,
+            seed=self.seed,
+            n=n,
+            depth=self.depth,
+            format=stored,
             picture_px=self.picture_px,
             canvas_scale=self.canvas_scale,
         )

@@ -12,7 +12,8 @@ import msgspec
 from fasedge.preprocess import InputSpec
 from training.data.samples import CropJitter
 from training.data.simulate.compose import CANVAS_SCALE, WIDEST_CANVAS
-from training.errors import ConfigError
+from training.data.subsets import parse
+from training.errors import ConfigError, DataError
 from training.inputs import BrightnessNorm
 from training.precision import Precision
 
@@ -158,6 +159,8 @@ class DataConfig(_Section, frozen=True):
         depth: Simulate a depth camera even if the method does not look at depth.
         domain: What methods that learn from several domains call one: the simulated ``camera``, or the collection of
             the face picture (``source``); ``auto`` takes the camera where there is one.
+        leave_out: Parts of train and dev that are left out, to be measured on: ``COLUMN=VALUE``, see
+            :mod:`training.data.subsets`.
     """
 
     train: str = SIMULATE
@@ -170,6 +173,7 @@ class DataConfig(_Section, frozen=True):
     canvas_scale: float = CANVAS_SCALE
     depth: bool = False
     domain: Literal["auto", "camera", "source"] = "auto"
+    leave_out: tuple[str, ...] = ()
 
 
 class MachineConfig(_Section, frozen=True):
@@ -210,7 +214,8 @@ class TrainConfig(_Section, frozen=True):
 
         What the samples are is not told by the names of their folders; a run knows them by their description.
         """
-        return msgspec.structs.replace(self, data=DataConfig(domain=self.data.domain), machine=MachineConfig())
+        data = DataConfig(domain=self.data.domain, leave_out=self.data.leave_out)
+        return msgspec.structs.replace(self, data=data, machine=MachineConfig())
 
 
 def load_config(path: Path) -> TrainConfig:
@@ -289,10 +294,19 @@ def _of_augment(a: AugmentConfig) -> _Rules:
     ]
 
 
+def _of_leave_out(texts: tuple[str, ...]) -> _Rules:
+    try:
+        parse(texts)
+    except DataError as error:
+        return [(False, f"data.leave_out: {error}")]
+    return []
+
+
 def _of_data(config: TrainConfig) -> _Rules:
     d, m, o = config.data, config.machine, config.optimiser
     step = o.batch * o.accumulate
     return [
+        *_of_leave_out(d.leave_out),
         (bool(d.train and d.dev), f"data.train and data.dev must name a folder or say {SIMULATE!r}"),
         (
             d.train != SIMULATE or d.samples >= step,

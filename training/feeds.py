@@ -25,6 +25,7 @@ from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
 from training.data.simulate.profiles import PROFILES
 from training.data.stream import SimulatedStream
+from training.data.subsets import parse
 from training.data.work import Recipe
 from training.distributed import Processes, processes
 from training.errors import ConfigError, DataError
@@ -247,7 +248,10 @@ class StreamFeed:
         pictures = read_manifest(recipe.data, [recipe.split])
         self.identities = {picture.identity for picture in pictures}
         cameras = config.data.domain != "source"
-        self._domains = sorted(PROFILES if cameras else {p.source for p in pictures}) if needs.domains else []
+        self._left_out = parse(config.data.leave_out)
+        column, names = ("camera", set(PROFILES)) if cameras else ("source", {p.source for p in pictures})
+        names -= {part.value for part in self._left_out if part.column == column}
+        self._domains = sorted(names) if needs.domains else []
         self._recipe, self._config, self._needs, self._who = recipe, config, needs, processes()
         self._share = share(config, self._who, max(1, len(self._domains)), halves=needs.domains)
         o = config.optimiser
@@ -260,6 +264,8 @@ class StreamFeed:
         """Split, seed and picture size, and a digest of the pack's manifest: the same name may hold another pack."""
         manifest = (self._recipe.data / "manifest.csv").read_bytes()
         info = self._recipe.describe(self._config.data.samples, stored="stream")
+        if self._left_out:
+            info = msgspec.structs.replace(info, chosen=f"without {', '.join(map(str, self._left_out))}")
         more = {"manifest": hashlib.sha256(manifest).hexdigest()[:16], "processes": self._who.world}
         described: dict[str, JsonValue] = msgspec.to_builtins(info) | more
         return described
@@ -285,10 +291,18 @@ class StreamFeed:
 
     def _mixed(self, stream: SimulatedStream) -> Iterator[dict[str, tuple[SampleSet, Sequence[int]]]]:
         for samples in stream:
-            places = usable(samples, measured=self._needs.measured)
+            places = self._kept(samples)
             if not places:
-                raise DataError(f"none of {len(samples)} simulated samples has depth in its face box")
+                raise DataError(
+                    f"none of {len(samples)} simulated samples can be used: all are left out, or without depth in "
+                    "their face box"
+                )
             yield {MIXED: (samples, places)}
+
+    def _kept(self, samples: SampleSet) -> list[int]:
+        """Places of the samples that are trained on."""
+        usable_ = usable(samples, measured=self._needs.measured)
+        return [i for i in usable_ if not any(part.holds(samples.table[i]) for part in self._left_out)]
 
     def _opened(self, position: int) -> SimulatedStream:
         """The stream at a position; the one that is running, if it is there: workers take seconds to start."""
@@ -307,7 +321,7 @@ class StreamFeed:
         while True:
             while any(len(pool) < half for pool in pools.values()):
                 samples = next(stream)
-                for place in usable(samples, measured=self._needs.measured):
+                for place in self._kept(samples):
                     row = samples.table[place]
                     pool = pools[domain_of(row, self._config.data.domain), row.label]
                     if len(pool) < _WAITING * half:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from training.data.manifest import data_folder
 from training.data.samples import SampleSet, make_set
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
+from training.data.subsets import parse, without
 from training.data.work import Recipe
 from training.distributed import Processes, choose_device, process_group, wait_for_all
 from training.feeds import Feed, SetFeed, StreamFeed
@@ -49,16 +50,22 @@ def overridden(
     dev: str | None = None,
     workers: int | None = None,
     device: str | None = None,
+    seed: int | None = None,
+    leave_out: Sequence[str] | None = None,
 ) -> TrainConfig:
     """A configuration with what the command line says.
 
     Raises:
         ConfigError: A value cannot be used.
     """
+    data: dict[str, str | tuple[str, ...]]
     data = {name: value for name, value in (("train", train), ("dev", dev)) if value is not None}
+    if leave_out:
+        data["leave_out"] = tuple(leave_out)
     machine = {name: value for name, value in (("workers", workers), ("device", device)) if value is not None}
     changed: TrainConfig = msgspec.structs.replace(
         config,
+        seed=config.seed if seed is None else seed,
         data=msgspec.structs.replace(config.data, **data),
         machine=msgspec.structs.replace(config.machine, **machine),
     )
@@ -109,7 +116,7 @@ def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes)
     """
     d = config.data
     if d.train != SIMULATE:
-        return SetFeed(SampleSet.load(Path(d.train)), config, needs)
+        return SetFeed(without(SampleSet.load(Path(d.train)), parse(d.leave_out), name="train"), config, needs)
     depth = d.depth or needs.measured
     recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px, d.canvas_scale)
     # One process cuts the tiles, the others find them.
@@ -120,11 +127,17 @@ def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes)
 
 
 def open_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, console: Console) -> SampleSet:
-    """Dev samples as the configuration says: a set on disk; or one that is simulated now, unless the cache has it.
+    """Dev samples as the configuration says, without what it leaves out.
+
+    They are a set on disk; or one that is simulated now, unless the cache has it.
 
     Raises:
-        DataError: There is no face pack, or no set.
+        DataError: There is no face pack, or no set; or it has not what is left out.
     """
+    return without(_whole_dev(config, places, needs, who, console), parse(config.data.leave_out), name="dev")
+
+
+def _whole_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, console: Console) -> SampleSet:
     d = config.data
     if d.dev != SIMULATE:
         return SampleSet.load(Path(d.dev))

@@ -257,6 +257,9 @@ class Trainer:
         if isinstance(self._task, SettlingTask) and self._task.needs.settle:
             self._task.settle(self._passes(batches))
         average_buffers(module)
+        if self._average:
+            # What is kept must be what was scored: settling has measured its statistics anew.
+            self._average.module.load_state_dict(module.state_dict())
         scores = self._dev_scores()
         if not np.isfinite(scores).all():
             raise DivergedError(f"scores of the dev set are not finite after epoch {self._epoch}: the weights diverged")

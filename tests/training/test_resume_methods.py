@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,9 @@ from training import meta_task
 from training.build import build_task
 from training.checkpoint import load_checkpoint
 from training.config import AugmentConfig, InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
+from training.evaluation.runs import load_run
 from training.loop import LAST, RECORD, StepRecord, Trainer
+from training.scoring import score_batches
 from training.tasks import as_step_task
 
 TRAIN, DEV = rgbd_set(16), rgbd_set(6, "dev")
@@ -65,3 +69,25 @@ def test_a_run_that_was_killed_ends_with_the_same_losses_and_weights(
     assert all(torch.equal(value, two.tensors[key]) for key, value in one.tensors.items())
     assert ("depth_targets" in (whole / RECORD).read_text()) == (name != "cmfl")
     torch.set_num_threads(before)
+
+
+def test_the_last_epoch_of_averaged_weights_is_stored_with_the_statistics_that_it_was_scored_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch normalisation is measured anew before an epoch is scored; read back, the scores are the same."""
+    monkeypatch.setattr(meta_task, "REESTIMATION_BATCHES", 2)
+    config = settings("rfmeta")
+    config = msgspec.structs.replace(config, optimiser=msgspec.structs.replace(config.optimiser, average=0.5))
+    scored: list[np.ndarray] = []
+
+    class Listening(Trainer):
+        def _dev_scores(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+            scored.append(super()._dev_scores())
+            return scored[-1]
+
+    torch.manual_seed(0)
+    list(Listening(as_step_task(build_task(config)), config, TRAIN, DEV, tmp_path).run())
+    loaded = load_run(tmp_path)
+    assert loaded.record.checkpoint == "last"
+    scores = score_batches(loaded.task.score_batch, loaded.task.module, DEV, config)
+    np.testing.assert_allclose(scores, scored[-1], atol=1e-6)

@@ -62,18 +62,38 @@ class SampleSet:
     """
 
     def __init__(
-        self, pictures: UInt8Array, table: Sequence[SampleRow], info: SetInfo, depth_mm: UInt16Array | None = None
+        self,
+        pictures: UInt8Array,
+        table: Sequence[SampleRow],
+        info: SetInfo,
+        depth_mm: UInt16Array | None = None,
+        *,
+        places: Sequence[int] | None = None,
     ) -> None:
+        """Put a set together.
+
+        Args:
+            pictures: uint8 (n, P, P, 3), red first.
+            table: One row per sample.
+            info: What they are.
+            depth_mm: uint16 (n, P, P), millimetres, 0 where nothing returns.
+            places: Where in the arrays the sample of each row lies; by default they lie in the order of the rows.
+
+        Raises:
+            DataError: The parts do not fit each other.
+        """
         if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[3] != 3:
             raise DataError(f"a sample set needs pictures as uint8 (n, P, P, 3), got {pictures.dtype} {pictures.shape}")
-        if len(pictures) != len(table):
-            raise DataError(f"sample set with {len(pictures)} pictures but {len(table)} rows")
+        places = range(len(pictures)) if places is None else places
+        if len(places) != len(table):
+            raise DataError(f"sample set with {len(places)} pictures but {len(table)} rows")
         if depth_mm is not None and (depth_mm.dtype != np.uint16 or depth_mm.shape != pictures.shape[:3]):
             raise DataError(
                 f"a sample set needs depth as uint16 {pictures.shape[:3]}, got {depth_mm.dtype} {depth_mm.shape}"
             )
         self._pictures = pictures
         self._depth_mm = depth_mm
+        self._places = places
         self.table = tuple(table)
         self.info = info
 
@@ -97,6 +117,19 @@ class SampleSet:
         if len(table) != info.n:
             raise DataError(f"{folder} is not finished: {len(table)} of {info.n} samples; run `simulate` again")
         return cls(pictures, table, info, depth_mm)
+
+    def subset(self, chosen: Sequence[int], why: str) -> SampleSet:
+        """Some of the samples; the pictures are not copied.
+
+        Args:
+            chosen: Their positions.
+            why: What they are, for records: becomes part of ``info.chosen``.
+        """
+        info = msgspec.structs.replace(
+            self.info, n=len(chosen), chosen="; ".join(part for part in (self.info.chosen, why) if part)
+        )
+        table, places = [self.table[i] for i in chosen], [self._places[i] for i in chosen]
+        return SampleSet(self._pictures, table, info, self._depth_mm, places=places)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -135,7 +168,7 @@ class SampleSet:
             raise DataError(f"expected one box for each of {len(indices)} samples, got {len(boxes)}")
         out = np.empty((len(indices), spec.size_px, spec.size_px, 3), np.uint8)
         for place, (index, box) in enumerate(zip(indices, boxes, strict=True)):
-            out[place] = crop_face(self._pictures[index], box, spec)
+            out[place] = crop_face(self._pictures[self._places[index]], box, spec)
         return out
 
     def boxes(
@@ -155,7 +188,7 @@ class SampleSet:
 
     def picture(self, index: int) -> UInt8Array:
         """The whole simulated picture, uint8 (P, P, 3), red first."""
-        return np.asarray(self._pictures[index], np.uint8)
+        return np.asarray(self._pictures[self._places[index]], np.uint8)
 
     @property
     def has_depth(self) -> bool:
@@ -170,7 +203,7 @@ class SampleSet:
         """
         if self._depth_mm is None:
             raise DataError("this sample set has no depth; make it with `simulate --depth`")
-        return np.asarray(self._depth_mm[index], np.uint16)
+        return np.asarray(self._depth_mm[self._places[index]], np.uint16)
 
 
 def _jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:

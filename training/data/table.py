@@ -46,6 +46,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         picture_px: Side of the pictures.
         canvas_scale: Side of the pictures over the side of the face box; 2.0 in sets that do not say.
         origin: What recordings were prepared, and how; empty for simulated samples.
+        chosen: Which samples of a larger set these are, e.g. ``without species=mask``; empty for whole sets.
     """
 
     split: str
@@ -57,3 +58,4 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     picture_px: int = 192
     canvas_scale: float = 2.0
     origin: str = ""
+    chosen: str = ""

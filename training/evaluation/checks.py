@@ -75,7 +75,7 @@ def describe_set(folder: Path, samples: SampleSet) -> SetRecord:
     videos = {video_of(row) for row in samples.table} if has_videos(samples.table) else set()
     return SetRecord(
         folder=str(folder), split=info.split, n=len(samples), n_videos=len(videos), origin=info.origin, seed=info.seed,
-        depth=samples.has_depth, dropped=_dropped(folder / DROPPED),
+        depth=samples.has_depth, dropped=_dropped(folder / DROPPED), chosen=info.chosen,
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from training.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from training.evaluation.document import Document
+    from training.evaluation.evaluating import MeasuredOn
     from training.evaluation.results import Std
     from training.evaluation.runs import CheckpointChoice
 
@@ -37,6 +38,10 @@ def evaluate_command(  # noqa: PLR0917 - typer passes by name
     allow: Annotated[
         list[str] | None, typer.Option(help="Go on although: shared-subjects, other-crops. The report says so.")
     ] = None,
+    on: Annotated[
+        str,
+        typer.Option(help="What of the test set runs with --leave-out are measured on: left-out, rest or all."),
+    ] = "left-out",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; default: all cores.")] = None,
 ) -> None:
@@ -46,10 +51,13 @@ def evaluate_command(  # noqa: PLR0917 - typer passes by name
 
     if checkpoint not in ("auto", "best", "last"):
         raise ConfigError(f"--checkpoint must be auto, best or last, got {checkpoint!r}")
+    if on not in ("left-out", "rest", "all"):
+        raise ConfigError(f"--on must be left-out, rest or all, got {on!r}")
     choose_threads(threads)
     options = Options(
-        cast("CheckpointChoice", checkpoint), threshold, resamples, allowed(allow or []), device, plots, maps
-    )
+        cast("CheckpointChoice", checkpoint), threshold, resamples, allowed(allow or []), device, plots, maps,
+        cast("MeasuredOn", on),
+    )  # fmt: skip
     with _Bar() as bar:
         document = evaluate_runs(pair_up(runs, dev, test), out, options, bar)
     for line in summary_lines(document):

@@ -130,6 +130,7 @@ class SetRecord(_Part, frozen=True):
         seed: Seed of simulated samples.
         depth: Whether they have depth.
         dropped: Frames and recordings that were left out when the set was prepared, by class and reason.
+        chosen: Which of the samples in the folder were scored, e.g. ``only species=mask``; empty for all.
     """
 
     folder: str
@@ -140,6 +141,7 @@ class SetRecord(_Part, frozen=True):
     seed: int
     depth: bool
     dropped: dict[str, int]
+    chosen: str = ""
 
     @property
     def title(self) -> str:

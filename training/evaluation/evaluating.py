@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from fasedge import metrics
 from training.data.batches import check_crops
 from training.data.samples import SampleSet
+from training.data.subsets import Part, check_known, only, parse, without
 from training.distributed import choose_device
 from training.errors import ConfigError, DataError
 from training.evaluation.checks import Override, check_sets, describe_set
@@ -23,6 +25,8 @@ from training.evaluation.report import render
 from training.evaluation.runs import CheckpointChoice, LoadedRun, load_run
 from training.evaluation.tables import Level, ScoreTable, score_table, write_scores
 
+#: Which test samples are measured.
+MeasuredOn = Literal["left-out", "rest", "all"]
 #: Called with what is being done, how far it is, and how far it goes.
 Progress = Callable[[str, int, int], None]
 #: Thresholds that the histogram shows.
@@ -56,6 +60,8 @@ class Options:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         plots: Draw curves and histograms.
         maps: Attention maps of each species; they show people.
+        on: Which test samples are measured in runs that left something out: ``left-out``, ``rest`` or ``all``. Their
+            thresholds come from what they have seen, in any case.
     """
 
     checkpoint: CheckpointChoice = "auto"
@@ -65,6 +71,7 @@ class Options:
     device: str = "auto"
     plots: bool = True
     maps: int = 0
+    on: MeasuredOn = "left-out"
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.fixed):
@@ -158,7 +165,12 @@ def _names(pairs: Sequence[Pair]) -> list[str]:
 
 def _open(pair: Pair, options: Options) -> _Opened:
     run = load_run(pair.run, options.checkpoint)
-    sets = [SampleSet.load(folder) for folder in (pair.dev, pair.test)]
+    parts = parse(run.config.data.leave_out)
+    measured = {"left-out": only, "rest": without}.get(options.on, _whole)
+    sets = [
+        without(SampleSet.load(pair.dev), parts, name="dev"),
+        measured(SampleSet.load(pair.test), parts, name="test"),
+    ]
     dev, test = (
         (describe_set(folder, samples), samples) for folder, samples in zip((pair.dev, pair.test), sets, strict=True)
     )
@@ -168,6 +180,12 @@ def _open(pair: Pair, options: Options) -> _Opened:
     if options.maps:
         map_maker(run.task, run.config.input.size_px)  # said now, not after an hour of scoring
     return _Opened(run, dev, test, overrides)
+
+
+def _whole(samples: SampleSet, parts: Sequence[Part], *, name: str = "") -> SampleSet:
+    """A test set as it is, if it has what was left out."""
+    check_known(samples, parts, name)
+    return samples
 
 
 def _evaluate(opened: _Opened, out: Path, name: str, options: Options, progress: Progress | None) -> RunResult:

@@ -81,6 +81,8 @@ def _about(run: RunResult) -> str:
 
 def _set(record: SetRecord) -> str:
     what = record.origin or f"simulated, seed {record.seed}"
+    if record.chosen:
+        what += f", **{record.chosen}**"
     videos = f" of {record.n_videos:,} videos" if record.n_videos else ""
     dropped = "; ".join(f"{name} {n:,}" for name, n in record.dropped.items())
     left_out = f"; left out when it was prepared: {dropped}" if dropped else ""

@@ -58,8 +58,11 @@ class Entry:
 def placed(run: RunResult) -> Where | None:
     """Where a run's test set belongs; ``None`` for simulated samples and others that have no protocol.
 
-    Dev and test must be of the same protocol: a threshold from elsewhere belongs into no published table.
+    Dev and test must be of the same protocol, and whole: a threshold from elsewhere, or rates on a part, belong into no
+    published table.
     """
+    if run.dev.chosen or run.test.chosen:
+        return None
     match = _TITLE.fullmatch(run.test.title)
     if match is None or run.dev.title != run.test.title:
         return None

@@ -34,6 +34,9 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     protocol: Annotated[str | None, typer.Option(help="Protocol, or the task of domains: 'O&C&I->M'.")] = None,
     fold: Annotated[int | None, typer.Option(help="Fold, where the protocol has some.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of each recording; default: the method's.")] = None,
+    scale: Annotated[
+        float, typer.Option(min=1.0, help="Face boxes that pictures show, for input.crop_scale up to it; 1: the crop.")
+    ] = 1.0,
     finder: Annotated[str, typer.Option(help="Face finder: auto, blazeface or mediapipe.")] = "auto",
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
     allow_partial: Annotated[bool, typer.Option(help="Let missing files and wrong counts pass, with a note.")] = False,
@@ -42,7 +45,7 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     ] = False,
 ) -> None:
     """Check a public data set, or your own, and cut its faces out for a method."""
-    rule = choose_rule(method, frames)
+    rule = choose_rule(method, frames, scale)
     if out is None and not check_only:
         raise typer.BadParameter("name a folder with --out, or only --check")
     found = _load(dataset, parse_roots(dataset, root), protocol, fold, partial_ok=allow_partial)
@@ -64,16 +67,22 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     )
 
 
-def choose_rule(method: str, frames: int | None) -> CropRule:
-    """The crop rule of a method, with another number of frames if wanted.
+def choose_rule(method: str, frames: int | None, scale: float = 1.0) -> CropRule:
+    """The crop rule of a method, with another number of frames if wanted, and with what is round the face.
+
+    Args:
+        method: Whose rule.
+        frames: Frames of each recording; the method's own if ``None``.
+        scale: Face boxes that pictures show; 1: the method's crop as it is.
 
     Raises:
-        ConfigError: There is no such method, or the number is impossible.
+        ConfigError: There is no such method, or a number is impossible.
     """
     if method not in RULES:
         raise ConfigError(f"unknown method {method!r}{suggest(method, RULES)}; expected one of {', '.join(RULES)}")
     rule = RULES[method]
-    return rule if frames is None else replace(rule, frames=frames)
+    rule = rule if frames is None else replace(rule, frames=frames)
+    return rule if scale == 1 else replace(rule, shown=scale)
 
 
 def parse_roots(dataset: str, roots: Sequence[str]) -> dict[str, Path]:

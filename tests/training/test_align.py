@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -145,3 +146,88 @@ def test_methods_have_the_sizes_and_frames_of_their_papers() -> None:
 def test_a_rule_that_cannot_work_is_refused() -> None:
     with pytest.raises(ConfigError, match="frames >= 1"):
         CropRule("x", "box", 224, 1.0, 0, 0)
+    with pytest.raises(ConfigError, match=r"for rfmeta can show 1\.2 \(its own crop\) to 4 face boxes, got 1\.1"):
+        dataclasses.replace(RULES["rfmeta"], shown=1.1)
+    with pytest.raises(ConfigError, match="got 18"):
+        dataclasses.replace(RULES["a-deeppixbis"], shown=18.0)
+
+
+# --- more than the crop ---------------------------------------------------------------------------------------------
+
+
+def wider(kind: str, size_px: int, scale: float, shown: float) -> CropRule:
+    return dataclasses.replace(rule(kind, size_px, scale), shown=shown)
+
+
+def smooth_frame(depth: bool = False) -> Frame:
+    """Slow waves, so that pictures which lie a fraction of a pixel apart still look alike; red tells x, green y."""
+    ys, xs = np.mgrid[:600, :800]
+    rgb = np.stack([xs * 255 / 800, ys * 255 / 600, 128 + 100 * np.sin(xs / 40) * np.cos(ys / 50)], -1)
+    return Frame(rgb.astype(np.uint8), (500 + xs).astype(np.uint16) if depth else None)
+
+
+@pytest.mark.parametrize(
+    ("method", "shown", "picture_px", "box"),
+    [
+        # 0.8 * 224 / 2 = 89.6 px on each side, rounded up.
+        ("a-deeppixbis", 1.8, 404, (90, 314)),
+        ("a-deeppixbis", 1.5, 336, (56, 280)),
+        # 256 px are 1.2 face boxes, one is 213.33 px; (1.8 / 1.2 - 1) * 128 = 64.
+        ("rfmeta", 1.2, 256, (21.333, 234.667)),
+        ("rfmeta", 1.8, 384, (85.333, 298.667)),
+        ("cmfl", 2.0, 448, (112, 336)),
+    ],
+)
+def test_a_wider_picture_has_the_crop_in_its_middle_at_the_same_size(
+    method: str, shown: float, picture_px: int, box: tuple[float, float]
+) -> None:
+    found = dataclasses.replace(RULES[method], shown=shown)
+    assert found.picture_px == picture_px
+    assert found.face_box == pytest.approx((box[0], box[0], box[1], box[1]), abs=1e-3)
+    assert (RULES[method].picture_px, RULES[method].face_box[2]) == (RULES[method].size_px,) * 2
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("level", 1.2), ("eyes", 1.0)])
+def test_a_turned_crop_cut_out_of_the_wider_picture_is_the_crop_itself(kind: str, scale: float) -> None:
+    frame = smooth_frame(depth=True)
+    face = face_with_eyes((370.0, 280.0), (431.0, 303.0), Box(330, 240, 470, 400))
+    narrow, wide = cut(frame, face, rule(kind, 96, scale)), cut(frame, face, wider(kind, 96, scale, 2 * scale))
+    assert wide.picture.shape == (192, 192, 3)
+    box = Box(*wider(kind, 96, scale, 2 * scale).face_box)
+    again = crop_face(wide.picture, box, InputSpec(size_px=96, crop_scale=scale))
+    np.testing.assert_allclose(again.astype(int), narrow.picture.astype(int), atol=1)
+    assert wide.depth_mm is not None
+    assert narrow.depth_mm is not None
+    np.testing.assert_allclose(wide.depth_mm[48:144, 48:144].astype(int), narrow.depth_mm.astype(int), atol=1)
+    assert (wide.depth_mm > 0).all()  # there is a frame all round, and nothing of it is lost
+    for name in ("face_x1", "face_y1", "face_x2", "face_y2"):
+        assert float(wide.params[name]) - float(narrow.params[name]) == pytest.approx(48, abs=0.02)
+
+
+@pytest.mark.parametrize("crop_scale", [1.0, 1.4, 1.8])
+def test_networks_see_in_the_wider_picture_what_the_detector_shows_them(crop_scale: float) -> None:
+    """Both crops are rounded to whole pixels once more than one is: under two pixels of slow waves remain."""
+    frame, face = smooth_frame(), Face(Box(310.3, 201.7, 421.9, 330.1))
+    found = wider("box", 96, 1.0, 1.8)
+    spec = InputSpec(size_px=96, crop_scale=crop_scale)
+    stored = crop_face(cut(frame, face, found).picture, Box(*found.face_box), spec)
+    direct = crop_face(frame.rgb, face.box, spec)
+    np.testing.assert_allclose(stored.astype(int), direct.astype(int), atol=8)
+    # A crop of another scale is told apart by that.
+    other = crop_face(frame.rgb, face.box, InputSpec(size_px=96, crop_scale=crop_scale * 1.15))
+    assert np.abs(stored.astype(int) - other.astype(int)).max() > 12
+
+
+@pytest.mark.parametrize("kind", ["box", "level"])
+def test_beyond_the_frame_its_edge_is_repeated_and_no_depth_returns(kind: str) -> None:
+    rgb = np.zeros((100, 100, 3), np.uint8)
+    rgb[:, :10] = (250, 120, 30)
+    # A face of 40 px at the left edge: two boxes show 20 px beyond it, a quarter of the picture.
+    face = face_with_eyes((10.0, 45.0), (30.0, 45.0), Box(0, 30, 40, 70))
+    crop = cut(Frame(rgb, np.full((100, 100), 700, np.uint16)), face, wider(kind, 40, 1.0, 2.0))
+    assert crop.picture.shape == (80, 80, 3)
+    assert (crop.picture[:, :29] == (250, 120, 30)).all()
+    assert (crop.picture[:, 31:] == 0).all()
+    assert crop.depth_mm is not None
+    assert (crop.depth_mm[:, :20] == 0).all()
+    assert (crop.depth_mm[:, 20:] == 700).all()

@@ -15,7 +15,7 @@ from fasedge.types import Box
 from tests.training.fixtures.rgbd_sets import relief_mm, rgbd_set
 from tests.training.fixtures.toy_sets import ToyTask, toy_row, toy_set
 from training.config import AugmentConfig, InputConfig, MachineConfig, OptimiserConfig, TrainConfig
-from training.data.batches import depth_crops, face_depth, make_batch, plain_batch, usable
+from training.data.batches import check_crops, depth_crops, face_depth, make_batch, plain_batch, usable
 from training.data.depth_targets import DepthTargets
 from training.data.samples import SampleSet, SetInfo
 from training.errors import DataError
@@ -43,13 +43,31 @@ def one_sample(depth_mm: np.ndarray, **params: float) -> SampleSet:
     return SampleSet(picture, [row], SetInfo(split="train", seed=0, n=1, depth=True), depth_mm[None])
 
 
+def prepared_set(samples: SampleSet, box: tuple[float, float, float, float], shown: float) -> SampleSet:
+    """The pictures of a set as if they were recordings that show so many face boxes."""
+    return SampleSet(
+        np.stack([samples.picture(i) for i in range(len(samples))]),
+        [msgspec.structs.replace(row, box_xyxy=box) for row in samples.table],
+        msgspec.structs.replace(samples.info, origin="toy 1; rfmeta; 0", canvas_scale=shown),
+    )
+
+
+def test_prepared_recordings_are_cut_as_wide_as_their_pictures_show() -> None:
+    samples = toy_set(8)
+    side = float(samples.picture(0).shape[0])
+    inside = (side / 5, side / 5, side * 4 / 5, side * 4 / 5)
+    spec = settings().input.spec()
+    check_crops(prepared_set(samples, inside, 1.6), spec)
+    check_crops(prepared_set(samples, inside, 1.5), spec)
+    with pytest.raises(DataError, match=r"show 1\.4 face boxes, .* with --scale 1\.5, or .* input\.crop_scale = 1\.4"):
+        check_crops(prepared_set(samples, inside, 1.4), spec)
+
+
 def test_prepared_recordings_are_not_cut_wider_than_they_are() -> None:
     samples = toy_set(8)
-    prepared = SampleSet(
-        np.stack([samples.picture(i) for i in range(8)]),
-        samples.table,
-        msgspec.structs.replace(samples.info, origin="toy 1; rfmeta; 0"),
-    )
+    side = float(samples.picture(0).shape[0])
+    # Sets without surroundings have always said 2, the canvas of simulated sets.
+    prepared = prepared_set(samples, (0.0, 0.0, side, side), 2.0)
     whole = msgspec.structs.replace(settings(), input=InputConfig(size_px=32, crop_scale=1.0))
     assert plain_batch(prepared, [0], whole, Needs()).rgb.shape == (1, 32, 32, 3)
     assert make_batch(samples, [0], settings(), Needs(), [0]).rgb.shape == (1, 32, 32, 3)

@@ -6,6 +6,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from training.data.preparing import Request, check_recordings, check_result, pre
 from training.data.presentations import evenly, read_frames
 from training.data.protocols import Record, load_protocol
 from training.data.samples import SampleSet
-from training.errors import DataError, ProtocolError
+from training.errors import ConfigError, DataError, ProtocolError
 
 FACE = synthetic_face((WIDTH / 2, HEIGHT / 2), 100.0)
 FINDER = partial(FakeFaceFinder, (FACE,))
@@ -393,6 +394,58 @@ def test_check_only_opens_every_recording(tree: Tree, capsys: pytest.CaptureFixt
 def test_roots_that_are_written_wrongly_are_refused(dataset: str, roots: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         program.parse_roots(dataset, roots)
+
+
+def test_pictures_can_show_more_than_the_crop_and_the_default_says_nothing_of_it(tree: Tree, tmp_path: Path) -> None:
+    from fasedge.preprocess import InputSpec
+
+    run(request(tree.root, tmp_path / "plain"))
+    wide = replace(RULE, shown=1.75)
+    run(request(tree.root, tmp_path / "wide", rule=wide))
+    plain, found = (SampleSet.load(tmp_path / name / "dev") for name in ("plain", "wide"))
+    # A margin of 0.75 * 32 / 2 = 12 px; the face lies in the middle.
+    assert (found.info.picture_px, found.info.canvas_scale, found.picture(0).shape) == (56, 1.75, (56, 56, 3))
+    assert {row.box_xyxy for row in found.table} == {(12.0, 12.0, 44.0, 44.0)}
+    whole = found.crops([4], InputSpec(size_px=56, crop_scale=1.75))[0]
+    np.testing.assert_array_equal(whole, found.picture(4))
+    # Preparations from before the option go on, and sets are what they were.
+    claim = json.loads((tmp_path / "plain" / "prepare.json").read_text())
+    assert set(claim["rule"]) == {"method", "kind", "size_px", "scale", "frames", "min_face_px", "depth"}
+    assert (plain.info.canvas_scale, plain.table[0].box_xyxy) == (2.0, (0.0, 0.0, 32.0, 32.0))
+    assert plain.info.origin.split("; ")[1] == found.info.origin.split("; ")[1] == "test"
+    with pytest.raises(DataError, match="another rule"):
+        run(request(tree.root, tmp_path / "plain", rule=wide))
+    assert "pictures of 56 px that show 1.75 face boxes" in _page(request(tree.root, tmp_path / "wide", rule=wide))
+
+
+def _page(made: Request) -> str:
+    write_report(made)
+    return (made.out / "report.md").read_text()
+
+
+def test_a_crop_scale_that_means_something_else_goes_under_another_name() -> None:
+    """Of RFMeta's own crops 1 is 1.2 face boxes; in wider pictures it is one."""
+    assert RULES["rfmeta"].counted == "rfmeta"
+    assert replace(RULES["rfmeta"], shown=1.8).counted == "rfmeta in face boxes"
+    assert replace(RULES["a-deeppixbis"], shown=1.8).counted == "a-deeppixbis"
+
+
+def test_recordings_that_are_crops_already_cannot_show_more(tree: Tree, tmp_path: Path) -> None:
+    found = load_protocol("generic", {"generic": tree.root})
+    crops = {split: tuple(replace(r, reader="bob_hdf5") for r in rows) for split, rows in found.records.items()}
+    made = request(tree.root, tmp_path / "out", protocol=replace(found, records=crops), rule=replace(RULE, shown=1.5))
+    with pytest.raises(ProtocolError, match=r"asks for 1\.5 face boxes, but 18 of 18 recordings hold face crops"):
+        run(made)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("finder_of_tests")
+def test_the_command_takes_a_scale(tree: Tree, tmp_path: Path) -> None:
+    program.prepare_command("generic", [str(tree.root)], tmp_path / "out", frames=1, scale=1.8, workers=1)
+    assert SampleSet.load(tmp_path / "out" / "train").info.canvas_scale == 1.8
+    assert program.choose_rule("rfmeta", None, 1.0) == RULES["rfmeta"]
+    with pytest.raises(ConfigError, match=r"can show 1\.2"):
+        program.choose_rule("rfmeta", None, 1.1)
 
 
 def test_methods_that_do_not_exist_are_named() -> None:

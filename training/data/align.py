@@ -1,4 +1,8 @@
-"""How each method wants faces cut out of recordings: by the box, levelled, or with the eyes at fixed places."""
+"""How each method wants faces cut out of recordings: by the box, levelled, or with the eyes at fixed places.
+
+Where a network sees more than the method's crop, the picture is larger than the crop by a margin on each side; beyond
+the frame its edge is repeated, as :func:`fasedge.preprocess.crop_face` does.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ from training.errors import ConfigError
 
 #: Eyes nearer than this, in pixels, give no direction.
 _MIN_EYE_DISTANCE_PX = 4.0
+#: Most face boxes that a picture may show: beyond lies the room, and a slip such as 18 for 1.8 fills a disk.
+WIDEST = 4.0
 _Affine = NDArray[np.float64]
 
 
@@ -36,6 +42,9 @@ class CropRule:
         frames: Frames of each recording, evenly spread.
         min_face_px: Smaller faces are left out; by the shorter side of the box.
         depth: Whether the method needs depth.
+        shown: Face boxes that the picture shows, at least ``scale``, for networks that see more than the crop; for
+            ``eyes``, which have no box, sides of the crop. ``None``: the picture is the crop. The crop keeps its
+            pixels: it lies in the middle of the picture, and what is round it is added.
     """
 
     method: str
@@ -45,10 +54,45 @@ class CropRule:
     frames: int
     min_face_px: float
     depth: bool = False
+    shown: float | None = None
 
     def __post_init__(self) -> None:
         if self.size_px < 16 or self.frames < 1 or self.scale <= 0:
             raise ConfigError(f"a crop needs size_px >= 16, frames >= 1 and scale > 0, got {self!r}")
+        if self.shown is not None and not self.scale <= self.shown <= WIDEST:
+            raise ConfigError(
+                f"pictures for {self.method} can show {self.scale:g} (its own crop) to {WIDEST:g} face boxes, got "
+                f"{self.shown:g}"
+            )
+
+    @property
+    def margin_px(self) -> int:
+        """Pixels of the picture on each side of the crop."""
+        if self.shown is None:
+            return 0
+        # Rounded up: what is promised is there. Less a little, for 224 * 1.5 must not become 338 by a last digit.
+        return math.ceil((self.shown / self.scale - 1) * self.size_px / 2 - 1e-6)
+
+    @property
+    def picture_px(self) -> int:
+        """Side of the picture."""
+        return self.size_px + 2 * self.margin_px
+
+    @property
+    def counted(self) -> str:
+        """Name of the rule for comparisons: sets under one name mean the same by the same ``crop_scale``."""
+        return self.method if self.shown is None or self.scale == 1 else f"{self.method} in face boxes"
+
+    @property
+    def face_box(self) -> tuple[float, float, float, float]:
+        """What a network's ``crop_scale`` counts in the picture, x1, y1, x2, y2 in pixels.
+
+        The whole picture where that is the crop; else the face box, as the square that crops are made of.
+        """
+        if self.shown is None:
+            return (0.0, 0.0, float(self.size_px), float(self.size_px))
+        middle, half = self.picture_px / 2, self.size_px / self.scale / 2
+        return (middle - half, middle - half, middle + half, middle + half)
 
 
 def _rules() -> dict[str, CropRule]:
@@ -70,8 +114,8 @@ class Crop:
     """A face, cut out.
 
     Attributes:
-        picture: uint8 (S, S, 3), red first.
-        depth_mm: uint16 (S, S), 0 where nothing returns, or ``None``.
+        picture: uint8 (P, P, 3), red first; P is the rule's ``picture_px``.
+        depth_mm: uint16 (P, P), 0 where nothing returns, or ``None``.
         params: What was found: ``face_score``, ``face_px``, the face box in pixels of the crop (``face_x1``,
             ``face_y1``, ``face_x2``, ``face_y2``; may reach beyond it), and with depth ``depth_median_mm`` and
             ``depth_spread_mm`` of the face box before the cut (see :func:`fasedge.depth.measure_face_depth`); without
@@ -108,16 +152,16 @@ def cut(frame: Frame, face: Face, rule: CropRule) -> Crop:
     matrix = _transform(face, rule)
     params |= _place(face, matrix)
     if rule.kind == "box":
-        picture = crop_face(frame.rgb, face.box, InputSpec(size_px=rule.size_px, crop_scale=rule.scale))
+        picture = crop_face(frame.rgb, face.box, InputSpec(size_px=rule.picture_px, crop_scale=_reach(rule)))
     else:
-        picture = _warp_colour(frame.rgb, matrix, rule.size_px)
+        picture = _warp_colour(frame.rgb, matrix, rule.picture_px)
     if frame.depth_mm is None:
         return Crop(picture, None, params)
     measured = measure_face_depth(frame.depth_mm, face.box)
     if measured is not None:
         params |= {"depth_median_mm": measured.median_mm, "depth_spread_mm": measured.spread_mm}
     # Nearest neighbour: between a face and the wall behind it there is nothing.
-    depth_mm = cv2.warpAffine(frame.depth_mm, matrix, (rule.size_px, rule.size_px), flags=cv2.INTER_NEAREST)
+    depth_mm = cv2.warpAffine(frame.depth_mm, matrix, (rule.picture_px, rule.picture_px), flags=cv2.INTER_NEAREST)
     return Crop(picture, np.asarray(depth_mm, np.uint16), params)
 
 
@@ -140,11 +184,16 @@ def _eyes(face: Face) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     return right - 0.5, left - 0.5
 
 
+def _reach(rule: CropRule) -> float:
+    """Side of the picture over the side of the face box, of whole pixels."""
+    return rule.scale * rule.picture_px / rule.size_px if rule.margin_px else rule.scale
+
+
 def _transform(face: Face, rule: CropRule) -> _Affine:
-    """Affine matrix (2, 3) from places of pixel centres in the frame to those in the crop."""
+    """Affine matrix (2, 3) from places of pixel centres in the frame to those in the picture."""
     size = rule.size_px
     if rule.kind == "box":
-        square = crop_square(face.box, rule.scale)
+        size, square = rule.picture_px, crop_square(face.box, _reach(rule))
         # Whole pixels, as crop_face takes them.
         x1, y1, factor = round(square.x1), round(square.y1), size / max(1, round(square.width))
         return np.array([[factor, 0, (0.5 - x1) * factor - 0.5], [0, factor, (0.5 - y1) * factor - 0.5]])
@@ -162,7 +211,7 @@ def _transform(face: Face, rule: CropRule) -> _Affine:
         factor = size / crop_square(face.box, rule.scale).width
         center, target = np.array(face.box.center) - 0.5, np.array([size / 2 - 0.5] * 2)
     turn = factor * np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
-    return np.column_stack([turn, target - turn @ center])
+    return np.column_stack([turn, target + rule.margin_px - turn @ center])
 
 
 def _warp_colour(rgb: UInt8Array, matrix: _Affine, size: int) -> UInt8Array:

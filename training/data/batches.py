@@ -36,15 +36,23 @@ def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
 
 
 def check_crops(samples: SampleSet, spec: InputSpec) -> None:
-    """Refuse to cut prepared recordings wider than they are: what their crops do not show would be made up.
+    """Refuse to cut prepared recordings wider than they are: what their pictures do not show would be made up.
 
     Raises:
-        DataError: The set's pictures are crops already, and the scale is above 1.
+        DataError: The set's pictures show fewer face boxes than ``spec.crop_scale``.
     """
-    if samples.info.origin and spec.crop_scale > 1:
+    if not samples.info.origin or spec.crop_scale <= 1 or not len(samples):
+        return
+    # All boxes of a prepared set are the same. Where they are the whole picture, what the set says of its canvas is
+    # what simulated sets have.
+    x1, _, x2, _ = samples.table[0].box_xyxy
+    shown = samples.info.canvas_scale if x2 - x1 < samples.picture(0).shape[0] else 1.0
+    if spec.crop_scale > shown:
+        what = "are face crops already" if shown <= 1 else f"show {shown:g} face boxes"
         raise DataError(
-            f"the pictures of the set {samples.info.origin!r} are face crops already, but input.crop_scale = "
-            f"{spec.crop_scale:g} cuts beyond their edges; train with input.crop_scale = 1 on prepared sets"
+            f"the pictures of the set {samples.info.origin!r} {what}, but input.crop_scale = {spec.crop_scale:g} cuts "
+            f"beyond their edges; prepare the set again with --scale {spec.crop_scale:g}, or train with "
+            f"input.crop_scale = {max(1.0, shown):g}"
         )
 
 

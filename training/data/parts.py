@@ -64,8 +64,8 @@ class Part:
 
     Attributes:
         rows: A row per crop; their numbers are given later.
-        pictures: uint8 (S, S, 3) each.
-        depth_mm: uint16 (S, S) each, or empty.
+        pictures: uint8 (P, P, 3) each.
+        depth_mm: uint16 (P, P) each, or empty.
         dropped: What was left out, and why.
     """
 
@@ -122,7 +122,7 @@ def _add(part: Part, record: Record, rule: CropRule, finder: FaceFinder, item: P
 
 
 def _as_it_is(frame: Frame, rule: CropRule) -> Crop:
-    size = (rule.size_px, rule.size_px)
+    size = (rule.picture_px, rule.picture_px)
     rgb, depth = frame.rgb, frame.depth_mm
     if rgb.shape[:2] != size:
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -133,12 +133,11 @@ def _as_it_is(frame: Frame, rule: CropRule) -> Crop:
 
 
 def _row(record: Record, rule: CropRule, item: Picked, crop: Crop, turn: int) -> SampleRow:
-    side = float(rule.size_px)
     tags = {f"tag_{name}": value for name, value in record.tags}
     return SampleRow(
         index=0,
-        # The picture is the crop: cut at scale 1, this box gives it back unchanged.
-        box_xyxy=(0.0, 0.0, side, side),
+        # Where the picture is the crop, this box gives it back unchanged when it is cut at scale 1.
+        box_xyxy=rule.face_box,
         label=int(record.label),
         species=record.pai_species,
         subtype=record.pai_subtype,

@@ -90,11 +90,12 @@ def write_report(request: Request) -> dict[str, object]:
 def to_markdown(request: Request, report: dict[str, object]) -> str:
     """The report as a page."""
     rule = request.rule
+    shown = "" if rule.shown is None else f", in pictures of {rule.picture_px} px that show {rule.shown:g} face boxes"
     lines = [
         f"# {request.protocol.title}, prepared for {rule.method}",
         "",
-        f"Crop `{rule.kind}`, {rule.size_px} px, scale {rule.scale}, up to {rule.frames} frames of each recording, "
-        f"faces of at least {rule.min_face_px:.0f} px, found by {request.finder_name}.",
+        f"Crop `{rule.kind}`, {rule.size_px} px, scale {rule.scale}{shown}, up to {rule.frames} frames of each "
+        f"recording, faces of at least {rule.min_face_px:.0f} px, found by {request.finder_name}.",
         "",
     ]
     lines += [f"- {note}" for note in request.protocol.notes]

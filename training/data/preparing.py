@@ -72,11 +72,13 @@ class Request:
     def claim(self) -> dict[str, object]:
         """What the folder is made from: another one in the same place is refused."""
         listing = "\n".join(f"{r.dataset} {r.split} {r.video_id} {r.label} {r.pai_species}" for r in self.records)
+        # Unsaid where there is no surrounding: preparations from before it could be asked for go on.
+        rule = {name: value for name, value in asdict(self.rule).items() if (name, value) != ("shown", None)}
         return {
             "dataset": self.protocol.dataset,
             "protocol": self.protocol.name,
             "fold": self.protocol.fold,
-            "rule": asdict(self.rule),
+            "rule": rule,
             "finder": self.finder_name,
             "presentations": hashlib.sha256(listing.encode()).hexdigest(),
         }
@@ -84,7 +86,7 @@ class Request:
     def origin(self) -> str:
         """The same in a line, for the sets."""
         digest = hashlib.sha256(json.dumps(self.claim(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{self.protocol.title}; {self.rule.method}; {digest}"
+        return f"{self.protocol.title}; {self.rule.counted}; {digest}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def prepare(request: Request, *, check: bool = True) -> Iterator[Progress]:
     fresh = _check_claim(request)
     if fresh:
         _check_depth(request)
+        _check_surrounding(request)
         _check_room(request)
         if check:
             yield from check_recordings(request.records)
@@ -185,10 +188,22 @@ def _check_depth(request: Request) -> None:
         raise ProtocolError(request.protocol.title, [problem])
 
 
+def _check_surrounding(request: Request) -> None:
+    """Refuse recordings of crops where more than the crop is wanted."""
+    crops = [str(r.rgb) for r in request.records if r.reader == "bob_hdf5"] if request.rule.shown is not None else []
+    if crops:
+        problem = (
+            f"--scale asks for {request.rule.shown:g} face boxes, but {len(crops)} of {len(request.records)} "
+            f"recordings hold face crops, which show nothing beyond: {listed(crops)}; use the raw recordings, or leave "
+            "--scale out"
+        )
+        raise ProtocolError(request.protocol.title, [problem])
+
+
 def _check_room(request: Request) -> None:
     """Refuse a disk that is too small for every frame of every recording, twice over for the largest split."""
     rule = request.rule
-    crop = rule.size_px**2 * (3 + (2 if rule.depth else 0)) * rule.frames
+    crop = rule.picture_px**2 * (3 + (2 if rule.depth else 0)) * rule.frames
     sizes = [crop * len(request.protocol.records.get(split, ())) for split in SPLITS]
     need = int((sum(sizes) + max(sizes)) * _ROOM)
     place = next(p for p in (request.out, *request.out.resolve().parents) if p.is_dir())
@@ -196,7 +211,7 @@ def _check_room(request: Request) -> None:
     if free < need:
         raise DataError(
             f"{request.out}: up to {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; free disk, choose "
-            "another folder, or take fewer frames with --frames"
+            f"another folder, or take fewer frames with --frames{'' if rule.shown is None else ' or a smaller --scale'}"
         )
 
 
@@ -241,7 +256,8 @@ def _collect(finished: set[Future[None]]) -> int:
 
 def _info(request: Request, split: str, n: int) -> SetInfo:
     rule = request.rule
-    return SetInfo(split=split, seed=0, n=n, depth=rule.depth, picture_px=rule.size_px, origin=request.origin())
+    info = SetInfo(split=split, seed=0, n=n, depth=rule.depth, picture_px=rule.picture_px, origin=request.origin())
+    return info if rule.shown is None else msgspec.structs.replace(info, canvas_scale=rule.shown)
 
 
 def _finished(request: Request, split: str) -> bool:
@@ -254,7 +270,7 @@ def _assemble(request: Request, split: str) -> None:
     folder, parts = request.out / split, request.out / PARTS
     folder.mkdir(parents=True, exist_ok=True)
     paths = [part_path(parts, record) for record in records]
-    n, side = sum(part_length(path) for path in paths), request.rule.size_px
+    n, side = sum(part_length(path) for path in paths), request.rule.picture_px
     pictures = _reserved(folder / "pictures.npy", np.dtype(np.uint8), (n, side, side, 3))
     depth = _reserved(folder / "depth.npy", np.dtype(np.uint16), (n, side, side)) if request.rule.depth else None
     place = 0

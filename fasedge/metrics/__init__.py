@@ -24,6 +24,7 @@ from fasedge.metrics._curves import (
     probit,
     roc_curve,
 )
+from fasedge.metrics._expected import ALPHAS, expected_performance
 from fasedge.metrics._intervals import (
     DEFAULT_CONFIDENCE,
     Interval,
@@ -40,6 +41,7 @@ from fasedge.metrics._results import (
     ChosenThreshold,
     DetCurve,
     EqualError,
+    ExpectedPerformance,
     FoldSummary,
     NonResponseRates,
     PadReport,
@@ -51,6 +53,7 @@ from fasedge.metrics._results import (
 from fasedge.metrics._thresholds import Criterion, choose_threshold
 
 __all__ = [
+    "ALPHAS",
     "DEFAULT_CONFIDENCE",
     "HELD_RATES",
     "MIN_RESAMPLES",
@@ -61,6 +64,7 @@ __all__ = [
     "Criterion",
     "DetCurve",
     "EqualError",
+    "ExpectedPerformance",
     "FoldSummary",
     "Interval",
     "NonResponseRates",
@@ -84,6 +88,7 @@ __all__ = [
     "det_curve",
     "eer",
     "evaluate",
+    "expected_performance",
     "far",
     "frr",
     "hter",

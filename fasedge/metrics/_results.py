@@ -184,6 +184,26 @@ class DetCurve:
     bpcer_probit: Float64Array
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedPerformance:
+    """Expected performance curve: thresholds of one split, rates of another.
+
+    Attributes:
+        alphas: float64 (k,), weight of the APCER where the threshold was chosen.
+        thresholds: float64 (k,), accept iff ``score >= threshold``; ±inf where accepting or rejecting everything is
+            cheapest.
+        apcer: float64 (k,), APCER of the split that was measured: the largest over the species, or pooled.
+        bpcer: float64 (k,), its BPCER.
+        half_total: float64 (k,), half their sum: ACER with species, HTER without.
+    """
+
+    alphas: Float64Array
+    thresholds: Float64Array
+    apcer: Float64Array
+    bpcer: Float64Array
+    half_total: Float64Array
+
+
 @dataclass(frozen=True, slots=True)
 class FoldSummary:
     """Mean over the folds of a protocol.

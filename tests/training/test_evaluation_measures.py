@@ -198,3 +198,15 @@ def test_the_scores_file_has_every_sample_and_every_bit(tmp_path: Path) -> None:
     assert np.array_equal(read, test.scores["score"], equal_nan=True)
     assert [row["video"] for row in rows[3:5]] == ["test/0", "test/1"]
     assert rows[5]["subject"] == test.rows[5].identity
+
+
+def test_the_expected_performance_is_that_of_the_threshold_which_is_cheapest_on_dev() -> None:
+    dev = hand_made("dev", [0.91, 0.81, 0.71, 0.41, 0.11, 0.21, 0.61, 0.31, 0.51, 0.76])
+    found = measure_levels(dev, hand_made("test"), fixed=0.5, resamples=0)["frame"]["score"]
+    assert list(found.acer_at_alpha) == ["0", *(f"0.{k}" for k in range(1, 10)), "1"] == list(found.hter_at_alpha)
+    # Pooled, alike: 1/6 + 1/4 of dev between .61 and .71; .66 lets .75 of test in and rejects .4.
+    assert found.hter_at_alpha["0.5"] == pytest.approx((1 / 6 + 1 / 4) / 2)
+    # By species 0 + 2/4 between .76 and .81 is cheaper than 1/3 + 1/4: .785 lets no attack in and rejects .7 and .4.
+    assert found.acer_at_alpha["0.5"] == pytest.approx(0.25)
+    # Attacks for nothing: the highest threshold that rejects no bona fide presentation of dev is .36: .6 .5 .75 pass.
+    assert found.acer_at_alpha["0"] == pytest.approx((2 / 3) / 2)

@@ -91,7 +91,7 @@ def test_a_trained_run_is_evaluated_from_the_command_line(
     assert "videos, score map" in said
     assert {path.name for path in out.iterdir()} == {
         "scores.csv", "metrics.json", "report.md", "maps",
-        *(f"{name}_{level}.png" for name in ("det", "roc", "scores") for level in ("frame", "video")),
+        *(f"{name}_{level}.png" for name in ("det", "roc", "epc", "scores") for level in ("frame", "video")),
     }  # fmt: skip
     for plot in out.glob("*.png"):
         assert png_size(plot) == SIZE_PX

@@ -98,6 +98,9 @@ class Measures(_Part, frozen=True):
         at: Rates at thresholds by criterion; those of dev, and ``fixed``.
         missing: Criteria that the dev set cannot meet, and why.
         remarks: What a reader has to know.
+        acer_at_alpha: Points of the expected performance curve: ACER of the test set where the threshold minimises
+            ``alpha * APCER + (1 - alpha) * BPCER`` of dev, largest APCER over the species, by alpha from 0 to 1.
+        hter_at_alpha: The same with attacks pooled in both sets.
     """
 
     n_bona_fide: int
@@ -116,6 +119,8 @@ class Measures(_Part, frozen=True):
     at: dict[str, AtThreshold]
     missing: dict[str, str]
     remarks: list[str]
+    acer_at_alpha: dict[str, float] = {}
+    hter_at_alpha: dict[str, float] = {}
 
 
 class SetRecord(_Part, frozen=True):

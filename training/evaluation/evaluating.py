@@ -212,19 +212,19 @@ def _evaluate(opened: _Opened, out: Path, name: str, options: Options, progress:
     if name:
         _write(out, Document(runs=[msgspec.structs.replace(result, name="")], summary=summarise([result])), options)
     if options.plots:
-        _draw(out, test, result)
+        _draw(out, dev, test, result)
     if options.maps:
         write_maps(out / "maps", run.task, opened.test[1], run.config, test.scores[primary], options.maps)
     return result
 
 
-def _draw(out: Path, test: ScoreTable, result: RunResult) -> None:
+def _draw(out: Path, dev: ScoreTable, test: ScoreTable, result: RunResult) -> None:
     levels: list[Level] = [level for level in test.levels if level in result.levels]
     thresholds: dict[str, dict[str, float]] = {}
     for level in levels:
         at = result.levels[level][result.primary].at
         thresholds[level] = {name: at[name].threshold for name in _SHOWN if name in at}
-    draw_all(out, test, levels, result.primary, thresholds)
+    draw_all(out, dev, test, levels, result.primary, thresholds)
 
 
 def _write(out: Path, document: Document, options: Options) -> None:

@@ -16,6 +16,8 @@ from training.evaluation.tables import Level, Presentations, ScoreTable
 #: Thresholds that are chosen on dev.
 CRITERIA = tuple(criterion.value for criterion in metrics.Criterion)
 FIXED = "fixed"
+#: Weights of the APCER for which ``metrics.json`` has the expected performance.
+_ALPHAS = tuple(k / 10 for k in range(11))
 
 
 def measure_levels(
@@ -80,6 +82,28 @@ def _measure(dev: Presentations, test: Presentations, level: Level, fixed: float
         at=at,
         missing=missing,
         remarks=remarks,
+        acer_at_alpha=_expected(dev, test, by_species=True),
+        hter_at_alpha=_expected(dev, test, by_species=False),
+    )
+
+
+def _expected(dev: Presentations, test: Presentations, *, by_species: bool) -> dict[str, float]:
+    """A few points of the expected performance curve; the picture has all of it."""
+    found = expected_curve(dev, test, by_species=by_species, alphas=_ALPHAS)
+    return {f"{alpha:g}": value for alpha, value in zip(_ALPHAS, found.half_total.tolist(), strict=True)}
+
+
+def expected_curve(
+    dev: Presentations, test: Presentations, *, by_species: bool, alphas: Sequence[float] = metrics.ALPHAS
+) -> metrics.ExpectedPerformance:
+    """Expected performance curve of a score: ACER by the worst species, or HTER with attacks pooled.
+
+    Raises:
+        MetricError: See :func:`fasedge.metrics.expected_performance`.
+    """
+    named = (dev.species, test.species) if by_species else (None, None)
+    return metrics.expected_performance(
+        dev.scores, dev.labels, named[0], test.scores, test.labels, named[1], alphas=alphas
     )
 
 

@@ -1,4 +1,4 @@
-"""DET and ROC curves and histograms of scores as PNG files, drawn from the metrics' own curves."""
+"""DET, ROC and expected performance curves and histograms of scores as PNG files, from the metrics' own curves."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from fasedge import metrics
 from fasedge.types import Label
 from training.errors import DataError
+from training.evaluation.measure import expected_curve
 from training.evaluation.tables import Level, Presentations, ScoreTable
 
 if TYPE_CHECKING:
@@ -30,13 +31,19 @@ _DASHES = ("-", "--", "-.", ":")
 _BINS = 40
 
 
-def draw_all(
-    out: Path, test: ScoreTable, levels: Sequence[Level], primary: str, thresholds: Mapping[str, Mapping[str, float]]
+def draw_all(  # noqa: PLR0917 - what is drawn, and where
+    out: Path,
+    dev: ScoreTable,
+    test: ScoreTable,
+    levels: Sequence[Level],
+    primary: str,
+    thresholds: Mapping[str, Mapping[str, float]],
 ) -> list[Path]:
-    """Draw ``det_<level>.png``, ``roc_<level>.png`` and ``scores_<level>.png``.
+    """Draw ``det_<level>.png``, ``roc_<level>.png``, ``epc_<level>.png`` and ``scores_<level>.png``.
 
     Args:
         out: Folder, there already.
+        dev: Scores of the dev set, where the thresholds of the expected performance curve come from.
         test: Scores of the test set.
         levels: Which levels.
         primary: Score of the histogram; the curves show all.
@@ -52,9 +59,10 @@ def draw_all(
     files: list[Path] = []
     for level in levels:
         named = {name: test.at(level, name).answered() for name in test.scores}
-        files += [out / f"det_{level}.png", out / f"roc_{level}.png", out / f"scores_{level}.png"]
-        draw_det(files[-3], named, level)
-        draw_roc(files[-2], named, level)
+        files += [out / f"{kind}_{level}.png" for kind in ("det", "roc", "epc", "scores")]
+        draw_det(files[-4], named, level)
+        draw_roc(files[-3], named, level)
+        draw_epc(files[-2], {name: dev.at(level, name).answered() for name in test.scores}, named, level, primary)
         draw_histogram(files[-1], named[primary], f"{primary}, {level}s", thresholds[level])
     return files
 
@@ -112,6 +120,48 @@ def draw_roc(path: Path, named: Mapping[str, Presentations], level: str) -> None
         axes.set_ylabel("bona fide accepted (1 - BPCER), %")
         axes.set_title(f"Receiver operating characteristic, {level}s")
         axes.legend(loc="lower right")
+
+
+def draw_epc(
+    path: Path,
+    dev: Mapping[str, Presentations],
+    test: Mapping[str, Presentations],
+    level: str,
+    primary: str,
+) -> None:
+    """Draw the expected performance curve: ACER of test against the weight of the APCER where dev chose the threshold.
+
+    Args:
+        path: The file.
+        dev: Presentations of the dev set by score.
+        test: Presentations of the test set by score.
+        level: For the title.
+        primary: Score whose HTER is drawn too.
+
+    Raises:
+        MetricError: A class is missing, or dev and test are the same.
+        DataError: The package matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
+    with _figure(path) as axes:
+        for (colour, dash), (name, found) in zip(_cycle(len(test)), test.items(), strict=True):
+            curve = expected_curve(dev[name], found, by_species=True)
+            # Steps: one decision serves a range of prices, and then another does.
+            axes.step(
+                curve.alphas, 100 * curve.half_total, where="mid", label=f"{name}, ACER", color=colour,
+                linestyle=dash, linewidth=1.6, clip_on=False,
+            )  # fmt: skip
+        pooled = expected_curve(dev[primary], test[primary], by_species=False)
+        axes.step(
+            pooled.alphas, 100 * pooled.half_total, where="mid", label=f"{primary}, HTER", color="0.45", linewidth=1.0,
+            clip_on=False,
+        )  # fmt: skip
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(r"$\alpha$: dev minimises $\alpha$ APCER + (1 - $\alpha$) BPCER")
+        axes.set_ylabel("ACER (worst species) and HTER (pooled) of test, %")
+        axes.set_title(f"Expected performance, {level}s")
+        axes.legend(loc="best")
 
 
 def draw_histogram(path: Path, found: Presentations, title: str, thresholds: Mapping[str, float]) -> None:

@@ -54,7 +54,8 @@ def _run(run: RunResult, *, plots: bool) -> str:
     folder = f"{run.name}/" if run.name else ""
     for level, scores in run.levels.items():
         if plots:
-            names = {"det": "detection error trade-off", "roc": "ROC", "scores": "scores"}
+            names = {"det": "detection error trade-off", "roc": "ROC", "epc": "expected performance curve"}
+            names["scores"] = "scores"
             parts.append(" ".join(f"![{text}, {level}s]({folder}{name}_{level}.png)" for name, text in names.items()))
         for score, measures in scores.items():
             own = ", the method's own score" if score == run.primary else ""

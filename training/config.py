@@ -161,6 +161,9 @@ class DataConfig(_Section, frozen=True):
             the face picture (``source``); ``auto`` takes the camera where there is one.
         leave_out: Parts of train and dev that are left out, to be measured on: ``COLUMN=VALUE``, see
             :mod:`training.data.subsets`.
+        balance: As many attacks as bona fide presentations in a training set on disk, by leaving out some of the larger
+            class at random: ``once`` for the whole run, or drawn anew for each ``epoch``; ``none`` takes all. See
+            :mod:`training.data.balance`.
     """
 
     train: str = SIMULATE
@@ -174,6 +177,7 @@ class DataConfig(_Section, frozen=True):
     depth: bool = False
     domain: Literal["auto", "camera", "source"] = "auto"
     leave_out: tuple[str, ...] = ()
+    balance: Literal["none", "once", "epoch"] = "none"
 
 
 class MachineConfig(_Section, frozen=True):
@@ -183,6 +187,8 @@ class MachineConfig(_Section, frozen=True):
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         compile: Compile the network (``torch.compile``): a minute or more at the start, faster steps on a GPU.
         channels_last: Lay the weights out as the pictures lie.
+        sync_norm: With several processes on GPUs, batch normalisation takes the statistics of the whole batch instead
+            of each process's share, as a single process does. Refused for methods that learn domain by domain.
         workers: Processes that simulate; by default all cores but one, 0 for none.
         ahead: Batches that a thread makes while the present one is trained on; 0 for none. What is learnt is the same.
         log_every: Steps between two lines of ``log.csv``.
@@ -192,6 +198,7 @@ class MachineConfig(_Section, frozen=True):
     device: str = "auto"
     compile: bool = False
     channels_last: bool = True
+    sync_norm: bool = False
     workers: int | None = None
     ahead: int = 2
     log_every: int = 10
@@ -214,7 +221,7 @@ class TrainConfig(_Section, frozen=True):
 
         What the samples are is not told by the names of their folders; a run knows them by their description.
         """
-        data = DataConfig(domain=self.data.domain, leave_out=self.data.leave_out)
+        data = DataConfig(domain=self.data.domain, leave_out=self.data.leave_out, balance=self.data.balance)
         return msgspec.structs.replace(self, data=data, machine=MachineConfig())
 
 

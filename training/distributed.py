@@ -7,6 +7,7 @@ through :func:`mean_over_processes`, so that its outer gradient is the one of th
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from training.errors import ConfigError
+
+_LOG = logging.getLogger("training")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,33 @@ def start_alike(module: nn.Module) -> None:
     if processes().world > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor, 0)
+
+
+def synchronise_norm(module: nn.Module, device: torch.device) -> None:
+    """Let batch normalisation take the statistics of a whole batch, not of each process's share; alone, do nothing.
+
+    Layers are replaced, parameters and their names stay. PyTorch's layer does it, in each pass a message per layer, and
+    works on GPUs only.
+
+    Args:
+        module: The network, before its parameters are handed to an optimiser.
+        device: Where it lives.
+
+    Raises:
+        ConfigError: There are several processes, but the network lives on a CPU.
+    """
+    world = processes().world
+    if world == 1:
+        _LOG.info("machine.sync_norm: one process sees the whole batch; there is nothing to synchronise")
+        return
+    if device.type != "cuda":
+        raise ConfigError(
+            f"machine.sync_norm works on GPUs only (torch.nn.SyncBatchNorm), and this run is on the {device.type}: "
+            "switch it off, or keep the statistics still with optimiser.frozen_norm"
+        )
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    found = sum(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+    _LOG.info("machine.sync_norm: %d layers take their statistics over %d processes", found, world)
 
 
 def mean_over_processes(value: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from training.distributed import (
     mean_of_numbers,
     processes,
     start_alike,
+    synchronise_norm,
     wait_for_all,
 )
 from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DivergedError
@@ -75,8 +76,8 @@ class Trainer:
     """Trains a task.
 
     With several processes (:mod:`training.distributed`) each makes a trainer of its own; the folder must be one that
-    all of them see. Batch normalisation takes the statistics of each process's share of a batch; running statistics are
-    averaged before the network is scored and saved.
+    all of them see. Batch normalisation takes the statistics of each process's share of a batch, or, on GPUs and with
+    ``machine.sync_norm``, of the whole; running statistics are averaged before the network is scored and saved.
 
     Args:
         task: What to train.
@@ -125,6 +126,10 @@ class Trainer:
         if m.compile and not task.needs.compiles:
             raise ConfigError("this method cannot be compiled (it differentiates twice); set machine.compile = false")
         task.to(self._device)
+        if m.sync_norm:
+            self._check_sync_norm()
+            # Before the optimiser and the average, which would hold on to layers that are replaced.
+            synchronise_norm(task.module, self._device)
         if m.channels_last:
             # Pictures arrive as NHWC: channels-last weights save a copy per layer and are faster on CPU and GPU.
             task.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -134,6 +139,19 @@ class Trainer:
         self._average = Averaged(task.module, o.average) if o.average else None
         if m.compile:
             task.module.compile()
+
+    def _check_sync_norm(self) -> None:
+        """Refuse synchronised statistics where they would change a method, or nothing, in however many processes."""
+        o, m = self._config.optimiser, self._config.machine
+        if self._task.needs.domains:
+            raise ConfigError(
+                "machine.sync_norm would change this method's rules of batch normalisation (statistics of each domain "
+                "on its own, copies in the inner step); switch it off"
+            )
+        if o.frozen_norm:
+            raise ConfigError("machine.sync_norm has no effect with optimiser.frozen_norm; switch one of them off")
+        if m.compile:
+            raise ConfigError("torch.compile stops at each synchronised layer; switch machine.sync_norm or compile off")
 
     def run(self) -> Iterator[EpochRecord]:
         """Train to the end, from the last checkpoint if there is one.

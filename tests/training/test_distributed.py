@@ -6,21 +6,29 @@ share of the batch, which is another network.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from tests.training.fixtures.toy_sets import ToyTask, toy_set
 from tests.training.fixtures.two_processes import one_step
+from training import distributed
 from training.checkpoint import load_checkpoint
-from training.distributed import choose_device, mean_over_processes, processes
+from training.config import InputConfig, MachineConfig, OptimiserConfig, TrainConfig
+from training.distributed import Processes, choose_device, mean_over_processes, processes, synchronise_norm
 from training.errors import ConfigError
-from training.loop import LAST, RECORD
+from training.loop import LAST, RECORD, Trainer
+from training.tasks import Batch, Needs, Task
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +97,85 @@ def test_every_process_of_a_machine_takes_its_own_gpu(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "2")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 2)
+
+
+@pytest.fixture
+def pretended_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, as far as :func:`processes` knows."""
+    monkeypatch.setattr(distributed, "processes", lambda: Processes(0, 2))
+
+
+def small_network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.3), nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4))
+    )
+
+
+@pytest.mark.usefixtures("pretended_pair")
+def test_synchronised_layers_keep_parameters_names_and_settings(caplog: pytest.LogCaptureFixture) -> None:
+    net = small_network()
+    weights, names, x = list(net.parameters()), list(net.state_dict()), torch.randn(2, 3, 8, 8)
+    before = net.eval()(x)
+    with caplog.at_level(logging.INFO, "training"):
+        synchronise_norm(net, torch.device("cuda", 0))
+    assert all(a is b for a, b in zip(net.parameters(), weights, strict=True))
+    assert list(net.state_dict()) == names
+    assert [type(part) for part in net.modules() if isinstance(part, _BatchNorm)] == [nn.SyncBatchNorm] * 2
+    assert isinstance(net[1], nn.SyncBatchNorm)
+    assert net[1].momentum == 0.3
+    assert torch.equal(net(x), before)
+    assert "2 layers take their statistics over 2 processes" in caplog.text
+
+
+@pytest.mark.usefixtures("pretended_pair")
+def test_statistics_are_not_synchronised_on_a_cpu() -> None:
+    net = small_network()
+    with pytest.raises(ConfigError, match=r"sync_norm works on GPUs only.*this run is on the cpu"):
+        synchronise_norm(net, torch.device("cpu"))
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in net.modules())
+
+
+def test_a_single_process_has_nothing_to_synchronise_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    net = small_network()
+    with caplog.at_level(logging.INFO, "training"):
+        synchronise_norm(net, torch.device("cpu"))
+    assert not any(isinstance(part, nn.SyncBatchNorm) for part in net.modules())
+    assert "one process sees the whole batch" in caplog.text
+
+
+class _GentleTask(ToyTask):
+    """A method that learns domain by domain."""
+
+    needs = Needs(domains=True)
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        return {"total": torch.stack([self.loss(b.rgb, b.labels) for b in batches.values()]).mean()}
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        return self.score(batch.rgb)
+
+
+@pytest.mark.parametrize(
+    ("task", "frozen", "compiled", "message"),
+    [
+        (_GentleTask(), False, False, "statistics of each domain on its own"),
+        (ToyTask(), True, False, "no effect with optimiser.frozen_norm"),
+        (ToyTask(), False, True, "torch.compile stops at each synchronised layer"),
+    ],
+)
+def test_statistics_are_not_synchronised_where_that_would_change_a_method_or_nothing(
+    task: Task, frozen: bool, compiled: bool, message: str, tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        input=InputConfig(size_px=16),
+        optimiser=OptimiserConfig(batch=8, frozen_norm=frozen),
+        machine=MachineConfig(device="cpu", sync_norm=True, compile=compiled),
+    )
+    with pytest.raises(ConfigError, match=message):
+        Trainer(task, config, toy_set(16), toy_set(6, split="dev"), tmp_path / "run")
+
+
+def test_a_run_may_go_on_with_statistics_synchronised() -> None:
+    config = TrainConfig(input=InputConfig(size_px=16), machine=MachineConfig(device="cpu", sync_norm=True))
+    assert config.learnt() == TrainConfig(input=InputConfig(size_px=16)).learnt()

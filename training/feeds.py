@@ -19,6 +19,7 @@ import numpy as np
 from fasedge.types import Label
 from training.checkpoint import JsonValue
 from training.config import TrainConfig
+from training.data.balance import undersampled
 from training.data.batches import check_crops, make_batch, usable
 from training.data.domains import DomainSampler, domain_of, domain_order
 from training.data.manifest import read_manifest
@@ -81,7 +82,8 @@ class SetFeed:
     """Batches of a set on disk: each sample once per epoch, in random order.
 
     For a task that wants domains, see :class:`training.data.domains.DomainSampler`: an epoch is as long as it takes to
-    see the largest part of a domain once, and smaller parts start again. Where measured depth is needed, samples
+    see the largest part of a domain once, and smaller parts start again. With ``data.balance`` the larger class is
+    thinned out, and an epoch is as long as what is left. Where measured depth is needed, samples
     without any in the face box are left out, and the log says how many.
 
     Args:
@@ -92,16 +94,19 @@ class SetFeed:
     Raises:
         DataError: The set lacks a class or depth, is too small for one step, or would be cut beyond its crops; or a
             domain lacks a class.
-        ConfigError: The batch cannot be shared out among domains and processes.
+        ConfigError: The batch cannot be shared out among domains and processes, or ``data.balance`` is asked for by a
+            task whose batches are balanced anyhow.
     """
 
     def __init__(self, samples: SampleSet, config: TrainConfig, needs: Needs) -> None:
         self._samples, self._config, self._needs, self._who = samples, config, needs, processes()
         check_crops(samples, config.input.spec())
         self._places = checked_places("train", samples, measured=needs.measured)
+        self._check_balance()
+        n = len(self._balanced(0))
         o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
         if self._sampler is None:
-            self._passes = len(self._places) // o.batch
+            self._passes = n // o.batch
             share(config, self._who)
         else:
             self._passes = self._sampler.steps_per_epoch
@@ -109,11 +114,34 @@ class SetFeed:
         self.steps = max(1, self._passes // o.accumulate)
         if self._passes < self.steps * o.accumulate and (o.accumulate > 1 or self._who.world > 1):
             raise DataError(
-                f"an epoch of {len(self._places)} samples has {self._passes} batches, fewer than a step takes "
+                f"an epoch of {n} samples has {self._passes} batches, fewer than a step takes "
                 f"({o.accumulate}); take smaller batches or accumulate fewer"
             )
 
     position = 0
+
+    def _check_balance(self) -> None:
+        """Refuse what has no effect, and say what is left out."""
+        balance = self._config.data.balance
+        if balance == "none":
+            return
+        if self._needs.domains:
+            raise ConfigError(
+                f"data.balance = {balance!r} has no effect on methods that learn domain by domain: each step has as "
+                "many bona fide presentations as attacks of each; leave it out"
+            )
+        left = self._balanced(0)
+        real = sum(self._samples.table[i].label == Label.BONA_FIDE for i in left)
+        _LOG.info("data.balance = %s: %d bona fide samples and %d attacks of %d samples", balance, real,
+                  len(left) - real, len(self._places))  # fmt: skip
+
+    def _balanced(self, number: int) -> list[int]:
+        """Places of the samples of an epoch; as many in each."""
+        balance = self._config.data.balance
+        if balance == "none":
+            return self._places
+        key = [self._config.seed, 4, *([number] if balance == "epoch" else [])]
+        return undersampled(self._samples.table, self._places, key)
 
     def _make_sampler(self) -> DomainSampler:
         rows = [self._samples.table[i] for i in self._places]
@@ -153,7 +181,7 @@ class SetFeed:
     def _chosen(self, number: int, passes: int) -> Iterator[dict[str, list[int]]]:
         """Places of this process's samples in every pass of an epoch, and in those that settle."""
         batch, rank, world = self._config.optimiser.batch, self._who.rank, self._who.world
-        places = np.array(self._places, np.int64)
+        places = np.array(self._balanced(number), np.int64)
         if self._sampler is not None:
             for i in range(passes + self._needs.settle):
                 step = self._sampler.step(number * passes + i)
@@ -239,10 +267,16 @@ class StreamFeed:
 
     Raises:
         DataError: The pack cannot be read.
-        ConfigError: The batch cannot be shared out among domains and processes, or depth is needed but not simulated.
+        ConfigError: The batch cannot be shared out among domains and processes, depth is needed but not simulated, or
+            ``data.balance`` is asked for.
     """
 
     def __init__(self, recipe: Recipe, config: TrainConfig, needs: Needs) -> None:
+        if config.data.balance != "none":
+            raise ConfigError(
+                f"data.balance = {config.data.balance!r} thins out a set on disk, but data.train simulates samples as "
+                "they are needed, and the simulator decides how many are attacks; leave it out, or name a set"
+            )
         if needs.measured and not recipe.depth:
             raise ConfigError("the method looks at depth, but none is simulated; set data.depth = true")
         pictures = read_manifest(recipe.data, [recipe.split])

@@ -16,23 +16,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
-from training.data.simulate import compose, figure, moment, paper
-from training.data.simulate.depth_camera import draw_depth_camera, measure
+from training.data.simulate import compose, figure, glasses, hair, moment, paper
+from training.data.simulate.depth_camera import draw_depth_camera, draw_driver, measure
 from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.facefit import WINDOW
 from training.data.simulate.mesh import MeshBatch
 from training.data.simulate.optics import apply, smooth_noise
 from training.data.simulate.scene import FACE_HALF
 from training.data.simulate.species import BONA_FIDE
-from training.data.simulate.surface import FACE_BOX_M, Surface, away, sheet_depth
+from training.data.simulate.surface import FACE_BOX_M, UNIT_M, Surface, away, sheet_depth
 from training.data.simulate.wearing import Worn
 
 #: Keeps the draws of depth apart from those of the picture and of sequences, which have 1.
 PURPOSE = 2
 #: Kinds of draws whose depth is a sheet or a screen.
 FLAT = frozenset({"replay", "print"})
-#: Metres per tile unit on a person.
-UNIT_M = FACE_BOX_M / (2 * FACE_HALF)
 #: Width of media in metres, (low, high); phones and tablets change sides when they lie. Source: phones 5-7 inches,
 #: tablets 8-13, laptops 13-17, monitors 22-32; A4; photographs 10 × 15 to 20 × 30 cm; newspaper pictures (assumption).
 WIDTHS_M: dict[str, tuple[float, float]] = {
@@ -45,6 +43,10 @@ _BEZELS = {"black": 0.12, "dark": 0.25, "white": 0.7, "silver": 0.45}
 _NEAREST_M = 0.16
 #: Thickness of a finger on a medium.
 _FINGER_M = 0.012
+#: Masks that have the shape of a face, and its beard.
+_SOLID = frozenset({"rigid_mask", "flexible_mask", "mannequin"})
+#: Who wears these has no other glasses, and no eyes to be seen.
+_EYES_PRINTED = frozenset({"printed_eyes", "printed_glasses"})
 #: Where the tilts of views are those of perspective, metres.
 _TILT_SEEN_M = 0.45
 
@@ -69,8 +71,15 @@ def draw_depth(d: Draws, picture: Mapping[str, Value]) -> None:
     d.chance("depth_step_left", 0.5)
     d.uniform("depth_thing", 0.4, 0.8)
     species = BONA_FIDE if picture["bona_fide"] else str(picture["species"])
-    if species not in FLAT:
-        return
+    if species in FLAT:
+        _draw_medium(d, picture, species)
+    # After all else, so that older parameters stay what they were.
+    hair.draw_hair(d)
+    glasses.draw_glasses(d)
+    draw_driver(d)
+
+
+def _draw_medium(d: Draws, picture: Mapping[str, Value], species: str) -> None:
     subtype = str(picture["subtype"])
     # A phone that lies is as wide as it else is tall.
     width = d.uniform("depth_width", *WIDTHS_M[subtype])
@@ -130,27 +139,47 @@ def person(canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, worn: Worn | N
         worn: What they wear.
         draws: The samples' parameters.
     """
-    built = figure.figure(mesh, draws)
-    height, where = built.height, torch.zeros_like(built.height)
-    if worn is not None:
-        height, where = figure.overlay(built, worn.height, worn.cover, draws)
+    built = hair.head_hair(figure.figure(mesh, draws), draws)
+    height, where, bearded = _dressed(built, worn, draws)
+    wears = glasses.glasses(height, built.landmarks, draws)
+    printed = torch.tensor([d.values.get("subtype") in _EYES_PRINTED for d in draws]).view(-1, 1, 1, 1)
+    frame = wears.frame * ~printed
+    height = torch.where(frame > 0, torch.maximum(height, wears.height), height)
     unit = torch.full_like(column(draws, "depth_distance"), UNIT_M)
     distance = column(draws, "depth_distance", 0.5)
     depth = away(canvas, distance, draws, _lean(distance, FACE_BOX_M)) - figure.look(height, plane) * unit
-    there = figure.look(torch.maximum(built.there, where), plane, nearest=True) > 0.5
-    parts = torch.cat([built.hair, built.cloth, where], 1)
-    hair, cloth, on = figure.look(parts, plane, nearest=True).chunk(3, 1)
+    solid = torch.stack([built.there, where, bearded, frame]).amax(0)
+    there = figure.look(solid, plane, nearest=True) > 0.5
+    hairy, cloth = torch.maximum(built.hair, bearded), built.cloth * (1 - bearded)
+    mirror = wears.mirror * (1 - torch.maximum(where, printed.float()))
+    parts = torch.cat([hairy, cloth, where, frame, mirror], 1)
+    hairs, cloth, on, framed, lost = figure.look(parts, plane, nearest=True).chunk(5, 1)
     skin = column(draws, "depth_skin", 0.6)
-    returned = skin + hair * (column(draws, "depth_hair", 0.2) - skin)
+    returned = skin + hairs * (column(draws, "depth_hair", 0.2) - skin)
     returned = returned + cloth * (column(draws, "depth_cloth", 0.5) - skin)
     returned = returned + on * (column(draws, "depth_thing", 0.6) - returned)
+    returned = returned + framed * (column(draws, "depth_frame_return", 0.2) - returned)
     # What is steep sends little back; locks of hair scatter.
     locks = torch.stack([d.noise(1, 24, 24) for d in draws])
-    returned = returned * (1 + 0.5 * hair * smooth_noise(locks, canvas.shape[0])).clamp(0.2, 2)
+    returned = returned * (1 + 0.5 * hairs * smooth_noise(locks, canvas.shape[0])).clamp(0.2, 2)
     returned = returned * _facing(depth, plane, unit)
     wall, wall_return = _wall(canvas, distance, draws)
     depth, returned = torch.where(there, depth, wall), torch.where(there, returned, wall_return)
-    return Surface(depth.clamp_min(0.1), returned.clamp(0, 1), torch.zeros_like(depth))
+    return Surface(depth.clamp_min(0.1), returned.clamp(0, 1), torch.where(there, lost, 0.0))
+
+
+def _dressed(built: figure.Figure, worn: Worn | None, draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
+    """Height with beard and what is worn, where something is worn, where a beard is seen."""
+    beard = hair.beard(built, draws)
+    own = beard.on(built.height, built.face)
+    if worn is None:
+        return own, torch.zeros_like(own), beard.where
+    covered, where = figure.overlay(built, worn.height, worn.cover, draws)
+    # Paper lies on the beard; masks are cast with that of their victim.
+    paper_like = torch.tensor([d.values.get("subtype") not in _SOLID for d in draws]).view(-1, 1, 1, 1)
+    on_paper = torch.where(where > 0, torch.maximum(covered, own), own)
+    height = torch.where(paper_like, on_paper, beard.on(covered, torch.maximum(built.face, where)))
+    return height, where, beard.where * (1 - where)
 
 
 def medium(canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, draws: Sequence[Draws]) -> Surface:
@@ -192,18 +221,20 @@ def _behind(
     # Lengths in the picture grow with the distance: the holder's head is as large as it is there.
     scale = column(draws, "depth_face", FACE_BOX_M) / FACE_BOX_M * holder_m / distance
     offset = torch.cat([column(draws, "depth_holder_x").view(-1, 1, 1, 1), 0 * scale], 3)
-    built = figure.figure(mesh, draws)
+    built = hair.head_hair(figure.figure(mesh, draws), draws)
+    beard = hair.beard(built, draws)
     place = plane * scale - offset
     inside = (place.abs() < WINDOW * 1.5).all(3).unsqueeze(1)
-    there = (figure.look(built.there, place, nearest=True) > 0.5) & inside & (column(draws, "depth_holder") > 0)
-    height = figure.look(built.height, place)
+    body = torch.maximum(built.there, beard.where)
+    there = (figure.look(body, place, nearest=True) > 0.5) & inside & (column(draws, "depth_holder") > 0)
+    height = figure.look(beard.on(built.height, built.face), place)
     top = figure.look(built.height, torch.zeros_like(place[:, :1, :1])).clamp_min(0.2)
     # Even the nose stays behind the sheet.
     person_m = holder_m - (height - top) * UNIT_M
     wall, wall_return = _wall(canvas, holder_m + 0.15, draws)
     skin = column(draws, "depth_skin", 0.6)
-    hair = figure.look(built.hair, place, nearest=True)
-    returned = skin + hair * (column(draws, "depth_hair", 0.2) - skin)
+    hairs = figure.look(torch.maximum(built.hair, beard.where), place, nearest=True)
+    returned = skin + hairs * (column(draws, "depth_hair", 0.2) - skin)
     return torch.where(there, person_m, wall), torch.where(there, returned, wall_return)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
 from training.data.simulate.draws import Draws, column
-from training.data.simulate.facefit import OVAL, crop, extend, face_distance
+from training.data.simulate.facefit import EYES, MOUTH, OVAL, crop, extend, face_distance
 from training.data.simulate.mesh import N_LANDMARKS, RELIEF_PX, MeshBatch
 from training.data.simulate.optics import blur, grid
 
@@ -41,6 +41,7 @@ class Figure:
         hair: Share of hair.
         cloth: Share of clothes.
         middle: What was taken off heights of the mesh to make the face's median 0, (B, 1, 1, 1).
+        landmarks: Of the mesh, or of the plain face in its place, (B, 478, 3), tile units.
     """
 
     height: Tensor
@@ -49,6 +50,7 @@ class Figure:
     hair: Tensor
     cloth: Tensor
     middle: Tensor
+    landmarks: Tensor
 
 
 def draw_figure(d: Draws) -> None:
@@ -76,18 +78,11 @@ def figure(mesh: MeshBatch | None, draws: Sequence[Draws]) -> Figure:
     relief, landmarks = _faces(mesh, len(draws))
     relief = relief * column(draws, "depth_relief", 1.0)
     points = grid(RELIEF_PX, RELIEF_PX).expand(len(draws), -1, -1, -1)
-    rim = landmarks[:, OVAL, :2]
-    low, high = rim.amin(1), rim.amax(1)
-    centre, half = (low + high) / 2, (high - low) / 2
-    # In halves of the outline's sides from here on: 1 is the edge of the face.
-    x = ((points[..., 0] - centre[:, 0, None, None]) / half[:, 0, None, None]).unsqueeze(1)
-    y = ((points[..., 1] - centre[:, 1, None, None]) / half[:, 1, None, None]).unsqueeze(1)
+    x, y, wide = outline(landmarks)
     known = relief.isfinite()
     face = _smooth(relief)
     middle = relief.flatten(1).nanmedian(1).values.view(-1, 1, 1, 1)
-    wide = half[:, 0].view(-1, 1, 1, 1)
-    # Where the face meets the ears; heights of meshes count from no fixed place.
-    ears = landmarks[:, _EARS, 2].mean(1).view(-1, 1, 1, 1) * column(draws, "depth_relief", 1.0)
+    ears = ear_height(landmarks, draws)
     head, inside = _head(x, y, wide, draws)
     head = head + ears
     distance = face_distance(points, landmarks, torch.ones(len(draws), 1, 1), torch.zeros(len(draws), 2))
@@ -106,7 +101,31 @@ def figure(mesh: MeshBatch | None, draws: Sequence[Draws]) -> Figure:
         hair=hair.float(),
         cloth=(clothed & bodied & ~headed).float(),
         middle=middle,
+        landmarks=landmarks,
     )
+
+
+def outline(landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Places over the tile's grid in halves of the sides of the face's outline: 1 is the edge of the face.
+
+    Args:
+        landmarks: (B, 478, 3), tile units.
+
+    Returns:
+        x and y, (B, 1, 160, 160) each, and the outline's half width in tile units, (B, 1, 1, 1).
+    """
+    rim = landmarks[:, OVAL, :2]
+    low, high = rim.amin(1), rim.amax(1)
+    centre, half = (low + high) / 2, (high - low) / 2
+    points = grid(RELIEF_PX, RELIEF_PX).expand(len(landmarks), -1, -1, -1)
+    x = ((points[..., 0] - centre[:, 0, None, None]) / half[:, 0, None, None]).unsqueeze(1)
+    y = ((points[..., 1] - centre[:, 1, None, None]) / half[:, 1, None, None]).unsqueeze(1)
+    return x, y, half[:, 0].view(-1, 1, 1, 1)
+
+
+def ear_height(landmarks: Tensor, draws: Sequence[Draws]) -> Tensor:
+    """Height where the face meets the ears, (B, 1, 1, 1); heights of meshes count from no fixed place."""
+    return landmarks[:, _EARS, 2].mean(1).view(-1, 1, 1, 1) * column(draws, "depth_relief", 1.0)
 
 
 def _faces(mesh: MeshBatch | None, n: int) -> tuple[Tensor, Tensor]:
@@ -121,6 +140,9 @@ def _faces(mesh: MeshBatch | None, n: int) -> tuple[Tensor, Tensor]:
     marks = torch.zeros(N_LANDMARKS, 3)
     angle = torch.arange(len(OVAL)) * (2 * torch.pi / len(OVAL))
     marks[list(OVAL), 0], marks[list(OVAL), 1] = half_x * torch.sin(angle), top - half_y * torch.cos(angle)
+    for side, eye in zip((-1, 1), EYES, strict=True):
+        marks[list(eye), 0], marks[list(eye), 1] = side * 0.42 * half_x, top - 0.25 * half_y
+        marks[MOUTH[(side + 1) // 2], :2] = torch.tensor([side * 0.36 * half_x, top + 0.45 * half_y])
     if mesh is None:
         return plain.expand(n, 1, -1, -1), marks.expand(n, -1, -1)
     relief, landmarks = mesh.relief.to(plain.device), mesh.landmarks.to(plain.device)

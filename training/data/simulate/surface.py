@@ -13,6 +13,8 @@ from training.data.simulate.scene import FACE_HALF
 
 #: Side of a face box on a person, metres: BlazeFace boxes reach from ear to ear of a head about 15 cm wide.
 FACE_BOX_M = 0.15
+#: Metres per tile unit on a person.
+UNIT_M = FACE_BOX_M / (2 * FACE_HALF)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

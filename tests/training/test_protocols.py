@@ -63,6 +63,57 @@ def test_oulu_npu_has_the_published_counts_in_every_protocol_and_fold(
         assert len(phones["train"]) == 5
 
 
+@pytest.fixture(scope="module")
+def without_lists(trees: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("oulu_without_lists")
+    for folder in ("Train_files", "Dev_files", "Test_files"):
+        (root / folder).symlink_to(trees["oulu_npu"] / folder)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fold"), [("1", None), ("2", None), *((p, fold) for p in ("3", "4") for fold in range(1, 7))]
+)
+def test_oulu_npu_without_lists_has_the_videos_of_the_lists_and_says_that_they_were_derived(
+    trees: dict[str, Path], without_lists: Path, protocol: str, fold: int | None
+) -> None:
+    listed = load(trees["oulu_npu"], "oulu_npu", protocol, fold)
+    found = load(without_lists, "oulu_npu", protocol, fold)
+    assert totals(found) == OULU[protocol]
+    for split, records in found.records.items():
+        # The lists of the fixture are written from the description, not by the loader's rules.
+        lines = recordings.oulu_list(split.capitalize(), int(protocol), fold or 0)
+        assert sorted(r.video_id for r in records) == sorted(line.split(",")[1] for line in lines)
+        assert {(r.video_id, r.label, r.pai_subtype) for r in records} == {
+            (r.video_id, r.label, r.pai_subtype) for r in listed.records[split]
+        }
+    assert not listed.notes
+    (note,) = found.notes
+    assert "has no list of this protocol: derived from the file names" in note
+    assert f"Protocol_{protocol}" in note
+
+
+def test_oulu_npu_without_lists_still_wants_every_video(without_lists: Path, tmp_path: Path) -> None:
+    for folder in ("Train_files", "Test_files"):
+        (tmp_path / folder).symlink_to(without_lists / folder)
+    dev = Tree(tmp_path)
+    for path in (without_lists / "Dev_files").iterdir():
+        if path.stem not in {"1_1_21_1", "2_2_22_2", "3_3_23_3"}:
+            dev.add(f"Dev_files/{path.name}")
+    said = problems_of(tmp_path, "oulu_npu", "1")
+    # The third is of session 3, which protocol 1 has in test alone.
+    assert "dev: 2 of 900 files are missing" in said
+    assert "dev: 179 bona_fide presentations, published are 180" in said
+    assert "dev: 719 attack presentations, published are 720" in said
+    partial = load(tmp_path, "oulu_npu", "1", partial=True)
+    assert any("derived from the file names" in note for note in partial.notes)
+    assert any("2 of 900 files are missing" in note for note in partial.notes)
+
+
+def test_protocol_all_of_oulu_npu_needs_no_list_and_derives_none(without_lists: Path) -> None:
+    assert load(without_lists, "oulu_npu", "all").notes == ()
+
+
 def test_an_oulu_npu_video_says_who_what_and_where(trees: dict[str, Path]) -> None:
     record = next(r for r in load(trees["oulu_npu"], "oulu_npu", "1").records["test"] if r.video_id == "6_3_40_5")
     assert (record.subject, record.label, record.pai_species, record.pai_subtype) == (

@@ -5,7 +5,11 @@ positions ``P_S_UU_F.txt`` beside each; ``Protocols/Protocol_1/{Train,Dev,Test}.
 ``{Train,Dev,Test}_{1..6}.txt``; a line is ``+1,P_S_UU_F`` (bona fide) or ``-1,…`` (attack; only the sign counts).
 Protocol ``all`` takes every video of the three folders, without lists; it is what leave-one-domain-out uses.
 
-Source: protocols and counts as in the file lists of the data set's own distribution.
+Where none of the three lists of a protocol is there, they are derived from the file names: the protocols are rules on
+phone, session, user and file. Lists that are there must agree with the rules, so both ways give the same videos.
+
+Source: protocols and counts as in the file lists of the data set's own distribution; the rules are those of its paper,
+Boulkenafet et al., "OULU-NPU: A mobile face presentation attack database with real-world variations", FG 2017.
 """
 
 from __future__ import annotations
@@ -42,6 +46,10 @@ _FILES = {
     5: ("replay", "display2"),
 }
 _STEM = re.compile(r"([1-6])_([1-3])_(\d\d)_([1-5])")
+_DERIVED = (
+    "{} has no list of this protocol: derived from the file names by the published rules (phone, session, user, file), "
+    "and held to the published counts"
+)
 _LINE = re.compile(r"\s*([+-])\d+\s*,\s*(\S+)\s*")
 
 
@@ -96,10 +104,10 @@ def protocol_stems(protocol: str, fold: int | None, split: Split) -> list[str]:
 
 
 def load(root: Path, protocol: str = "1", fold: int | None = None, *, partial: bool = False) -> Protocol:
-    """Read a protocol.
+    """Read a protocol, from its lists or, without any, from the names of the videos; a note says so.
 
     Args:
-        root: Folder with ``Train_files`` and ``Protocols``.
+        root: Folder with ``Train_files`` and mostly ``Protocols``.
         protocol: ``1`` to ``4``, or ``all``.
         fold: Phone that is left out, 1 to 6, for protocols 3 and 4; fold 1 if not given.
         partial: Let missing videos and wrong counts pass, as notes.
@@ -109,23 +117,27 @@ def load(root: Path, protocol: str = "1", fold: int | None = None, *, partial: b
     """
     problems = Problems(f"OULU-NPU in {root}", partial)
     fold = pick_protocol(problems, protocol, PROTOCOLS, fold)
-    folders = [f"{word}_files" for word in _WORDS.values()]
-    need_folders(problems, root, folders if protocol == "all" else [*folders, "Protocols"])
+    need_folders(problems, root, [f"{word}_files" for word in _WORDS.values()])
+    lists = {split: _list_path(root, protocol, fold, split) for split in SPLITS}
+    # One or two of three lists are a damaged copy, not a copy without lists.
+    derived = protocol == "all" or not any(path.exists() for path in lists.values())
     records: dict[Split, tuple[Record, ...]] = {}
     for split in SPLITS:
         wanted = protocol_stems(protocol, fold, split)
-        stems = wanted if protocol == "all" else _read_list(problems, root, protocol, fold, split, wanted)
+        stems = wanted if derived else _read_list(problems, lists[split], protocol, split, wanted)
         records[split] = tuple(_record(root, split, stem) for stem in stems)
     for split in SPLITS:
         _check_names(problems, root / f"{_WORDS[split]}_files")
-    return finish(problems, Protocol(NAME, protocol, fold, records), COUNTS[protocol])
+    notes = (_DERIVED.format(lists["train"].parent),) if derived and protocol != "all" else ()
+    return finish(problems, Protocol(NAME, protocol, fold, records, notes), COUNTS[protocol])
 
 
-def _read_list(  # noqa: PLR0917 - which list, and what should be in it
-    problems: Problems, root: Path, protocol: str, fold: int | None, split: Split, wanted: list[str]
-) -> list[str]:
+def _list_path(root: Path, protocol: str, fold: int | None, split: Split) -> Path:
     name = _WORDS[split] + (f"_{fold}" if fold is not None else "") + ".txt"
-    path = root / "Protocols" / f"Protocol_{protocol}" / name
+    return root / "Protocols" / f"Protocol_{protocol}" / name
+
+
+def _read_list(problems: Problems, path: Path, protocol: str, split: Split, wanted: list[str]) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -117,6 +117,24 @@ def sample_pack(
 
 
 @app.command()
+def pictures(
+    sample_set: Annotated[Path, typer.Argument(help="A set made by `simulate` or `prepare`.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the pictures.")],
+    attacks: Annotated[bool, typer.Option(help="Those of attacks too.")] = False,
+) -> None:
+    """Write a set's pictures as files, for programs that render depth; their maps go into SET/relief."""
+    from training.data.relief import write_pictures
+
+    samples = SampleSet.load(sample_set)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("writing")
+        for done, total in write_pictures(samples, out, attacks=attacks):
+            progress.update(bar, completed=done, total=total)
+    console.print(str(out))
+
+
+@app.command()
 def confounds(sample_set: Annotated[Path, typer.Argument(help="A set made by `simulate`.")]) -> None:
     """Say how well single scalars (brightness, sharpness …) separate the classes of a set; 0.5 is ideal."""
     from training.evaluate import confounds as measure

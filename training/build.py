@@ -197,9 +197,11 @@ def _cdcn(config: TrainConfig) -> StepTask:
 
 #: Settings of the step of RFMeta and its rows that ``method.options`` may change.
 _STEP_OPTIONS = frozenset({"inner_rate", "inner_steps", "meta_test_weight"})
-#: Values of the option ``depth_target``. A single face of which the camera has measured nothing gets the ellipsoid.
+#: Values of the option ``depth_target``. A single face of which the camera has measured nothing,
+#: or nothing was rendered, gets the ellipsoid.
 _DEPTH_TARGETS: Mapping[str, tuple[ProviderName, ...]] = {
     "sensor": ("sensor", "ellipsoid"),
+    "rendered": ("rendered", "ellipsoid"),
     "ellipsoid": ("ellipsoid",),
     "mask": ("mask",),
 }

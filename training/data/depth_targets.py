@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasedge.geometry import crop_square
-from fasedge.preprocess import InputSpec
+from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, FloatArray, Label, UInt8Array, UInt16Array
 from training.data.samples import SampleSet
 from training.data.simulate.mesh import Int32Array, rasterize
@@ -331,6 +331,11 @@ class DepthTargets:
         Raises:
             DataError: There is not one box per sample, or no provider can make a map.
         """
+        if self.names[0] == "rendered" and not self.measured and not samples.has_rendered:
+            raise DataError(
+                "depth is to be learnt from rendered maps, but the set has no folder 'relief'; write its pictures with "
+                "`python -m training pictures`, render, or choose another depth_target"
+            )
         chosen = [Box(*samples.table[i].box_xyxy) for i in indices] if boxes is None else list(boxes)
         if len(chosen) != len(indices):
             raise DataError(f"expected one box for each of {len(indices)} samples, got {len(chosen)}")
@@ -338,11 +343,18 @@ class DepthTargets:
         for place, (index, box) in enumerate(zip(indices, chosen, strict=True)):
             row = samples.table[index]
             if row.label != Label.ATTACK:
-                depth_mm = samples.depth_mm(index) if samples.has_depth else None
+                depth_mm = samples.depth_mm(index) if samples.has_depth and self.measured else None
+                whole = samples.rendered(index) if "rendered" in self._providers else None
+                rendered = None if whole is None else _cut(whole, box, spec)
                 # The face lies where the table says, whatever box the crop is cut by.
-                face = FaceGeometry(face_box(row), crop_region(box, spec), depth_mm=depth_mm)
+                face = FaceGeometry(face_box(row), crop_region(box, spec), depth_mm=depth_mm, rendered=rendered)
                 out[place] = self.target(face, row.label)
         return out
+
+
+def _cut(whole: UInt8Array, box: Box, spec: InputSpec) -> UInt8Array:
+    """The part of a rendered map that a crop shows, as the crop is cut."""
+    return np.ascontiguousarray(crop_face(np.repeat(whole[..., None], 3, axis=2), box, spec)[..., 0])
 
 
 def _providers(triangles: Int32Array | None) -> Mapping[str, DepthProvider]:

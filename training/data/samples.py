@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -34,6 +35,8 @@ from training.errors import DataError
 __all__ = ["CropJitter", "SampleRow", "SampleSet", "SetInfo", "make_set", "make_simulator"]
 
 _CHUNK = 32
+#: Folder of a set with depth maps that were rendered for its pictures, see :meth:`SampleSet.rendered`.
+RELIEF = "relief"
 _TABLE, _PICTURES, _DEPTH = "table.jsonl", "pictures.npy", "depth.npy"
 _Pictures: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 _Depth: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint16]]
@@ -53,6 +56,19 @@ class CropJitter:
     scale: float = 0.12
 
 
+def picture_name(row: SampleRow) -> str:
+    """Name of a sample's picture among files, without ending: its number in the set."""
+    return f"{row.index:08d}"
+
+
+def _read_grey(path: Path, side_px: int) -> UInt8Array:
+    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if grey is None or grey.shape != (side_px, side_px):
+        got = "no picture" if grey is None else f"{grey.shape[1]} x {grey.shape[0]} pixels"
+        raise DataError(f"{path} must be a grey picture of {side_px} x {side_px} pixels, as the set's are; got {got}")
+    return np.asarray(grey, np.uint8)
+
+
 class SampleSet:
     """A set of samples, memory-mapped.
 
@@ -69,6 +85,7 @@ class SampleSet:
         depth_mm: UInt16Array | None = None,
         *,
         places: Sequence[int] | None = None,
+        relief: Path | None = None,
     ) -> None:
         """Put a set together.
 
@@ -78,6 +95,7 @@ class SampleSet:
             info: What they are.
             depth_mm: uint16 (n, P, P), millimetres, 0 where nothing returns.
             places: Where in the arrays the sample of each row lies; by default they lie in the order of the rows.
+            relief: Folder of depth maps that were rendered for the pictures, see :meth:`rendered`.
 
         Raises:
             DataError: The parts do not fit each other.
@@ -94,6 +112,7 @@ class SampleSet:
         self._pictures = pictures
         self._depth_mm = depth_mm
         self._places = places
+        self._relief = relief
         self.table = tuple(table)
         self.info = info
 
@@ -116,7 +135,8 @@ class SampleSet:
             raise DataError(f"{folder} is a sample set of version {info.version}, which is not known; make it anew")
         if len(table) != info.n:
             raise DataError(f"{folder} is not finished: {len(table)} of {info.n} samples; run `simulate` again")
-        return cls(pictures, table, info, depth_mm)
+        relief = folder / RELIEF
+        return cls(pictures, table, info, depth_mm, relief=relief if relief.is_dir() else None)
 
     def subset(self, chosen: Sequence[int], why: str) -> SampleSet:
         """Some of the samples; the pictures are not copied.
@@ -129,7 +149,7 @@ class SampleSet:
             self.info, n=len(chosen), chosen="; ".join(part for part in (self.info.chosen, why) if part)
         )
         table, places = [self.table[i] for i in chosen], [self._places[i] for i in chosen]
-        return SampleSet(self._pictures, table, info, self._depth_mm, places=places)
+        return SampleSet(self._pictures, table, info, self._depth_mm, places=places, relief=self._relief)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -204,6 +224,31 @@ class SampleSet:
         if self._depth_mm is None:
             raise DataError("this sample set has no depth; make it with `simulate --depth`")
         return np.asarray(self._depth_mm[self._places[index]], np.uint16)
+
+    @property
+    def has_rendered(self) -> bool:
+        """Whether there is a folder of rendered depth maps."""
+        return self._relief is not None
+
+    def rendered(self, index: int) -> UInt8Array | None:
+        """The depth map that something else, such as PRNet, has rendered for a sample's picture.
+
+        It lies in the set's folder ``relief`` under the name that :func:`training.data.relief.write_pictures` gives the
+        picture, ending in ``_depth.jpg`` or ``_depth.png``.
+
+        Returns:
+            uint8 (P, P), 255 nearest, 0 background; ``None`` where there is none.
+
+        Raises:
+            DataError: The file is not a picture of that size.
+        """
+        if self._relief is None:
+            return None
+        stem = picture_name(self.table[index])
+        for path in (self._relief / f"{stem}_depth{ending}" for ending in (".jpg", ".png")):
+            if path.is_file():
+                return _read_grey(path, self._pictures.shape[1])
+        return None
 
 
 def _jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:

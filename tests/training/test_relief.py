@@ -15,8 +15,8 @@ from training.__main__ import main
 from training.build import build_task
 from training.config import TrainConfig
 from training.data.depth_targets import DepthTargets
-from training.data.relief import write_pictures
-from training.data.samples import RELIEF, SampleSet
+from training.data.relief import RELIEF, write_pictures
+from training.data.samples import SampleSet
 from training.data.subsets import only, parse
 from training.errors import DataError
 from training.tasks import as_step_task
@@ -46,7 +46,9 @@ def test_pictures_of_living_people_are_written_to_the_bit_once(
     live = [i for i, row in enumerate(samples.table) if row.label]
     assert sorted(path.name for path in out.iterdir()) == [f"{i:08d}.png" for i in live]
     for i in live:
-        np.testing.assert_array_equal(cv2.imread(str(out / f"{i:08d}.png"))[..., ::-1], samples.picture(i))
+        written = cv2.imread(str(out / f"{i:08d}.png"))
+        assert written is not None
+        np.testing.assert_array_equal(written[..., ::-1], samples.picture(i))
     (out / f"{live[0]:08d}.png").write_bytes(b"mine")
     assert list(write_pictures(samples, out, attacks=True))[-1] == (len(samples), len(samples))
     assert (out / f"{live[0]:08d}.png").read_bytes() == b"mine"

@@ -332,10 +332,7 @@ class DepthTargets:
             DataError: There is not one box per sample, or no provider can make a map.
         """
         if self.names[0] == "rendered" and not self.measured and not samples.has_rendered:
-            raise DataError(
-                "depth is to be learnt from rendered maps, but the set has no folder 'relief'; write its pictures with "
-                "`python -m training pictures`, render, or choose another depth_target"
-            )
+            raise DataError("depth_target is 'rendered', but the set has no folder 'relief'; see training.data.relief")
         chosen = [Box(*samples.table[i].box_xyxy) for i in indices] if boxes is None else list(boxes)
         if len(chosen) != len(indices):
             raise DataError(f"expected one box for each of {len(indices)} samples, got {len(chosen)}")
@@ -344,17 +341,20 @@ class DepthTargets:
             row = samples.table[index]
             if row.label != Label.ATTACK:
                 depth_mm = samples.depth_mm(index) if samples.has_depth and self.measured else None
-                whole = samples.rendered(index) if "rendered" in self._providers else None
-                rendered = None if whole is None else _cut(whole, box, spec)
+                rendered = _cut(samples.rendered(index), box, spec) if "rendered" in self._providers else None
                 # The face lies where the table says, whatever box the crop is cut by.
                 face = FaceGeometry(face_box(row), crop_region(box, spec), depth_mm=depth_mm, rendered=rendered)
                 out[place] = self.target(face, row.label)
         return out
 
 
-def _cut(whole: UInt8Array, box: Box, spec: InputSpec) -> UInt8Array:
-    """The part of a rendered map that a crop shows, as the crop is cut."""
-    return np.ascontiguousarray(crop_face(np.repeat(whole[..., None], 3, axis=2), box, spec)[..., 0])
+def _cut(whole: UInt8Array | None, box: Box, spec: InputSpec) -> UInt8Array | None:
+    """The part of a rendered map that a crop shows."""
+    return (
+        None
+        if whole is None
+        else np.ascontiguousarray(crop_face(np.repeat(whole[..., None], 3, axis=2), box, spec)[..., 0])
+    )
 
 
 def _providers(triangles: Int32Array | None) -> Mapping[str, DepthProvider]:

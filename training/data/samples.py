@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -26,6 +25,7 @@ from numpy.lib.format import open_memmap
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array, UInt16Array
 from training.data.manifest import Split
+from training.data.relief import RELIEF, read_relief
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow, SetInfo
@@ -35,8 +35,6 @@ from training.errors import DataError
 __all__ = ["CropJitter", "SampleRow", "SampleSet", "SetInfo", "make_set", "make_simulator"]
 
 _CHUNK = 32
-#: Folder of a set with depth maps that were rendered for its pictures, see :meth:`SampleSet.rendered`.
-RELIEF = "relief"
 _TABLE, _PICTURES, _DEPTH = "table.jsonl", "pictures.npy", "depth.npy"
 _Pictures: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 _Depth: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint16]]
@@ -54,19 +52,6 @@ class CropJitter:
 
     shift: float = 0.06
     scale: float = 0.12
-
-
-def picture_name(row: SampleRow) -> str:
-    """Name of a sample's picture among files, without ending: its number in the set."""
-    return f"{row.index:08d}"
-
-
-def _read_grey(path: Path, side_px: int) -> UInt8Array:
-    grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if grey is None or grey.shape != (side_px, side_px):
-        got = "no picture" if grey is None else f"{grey.shape[1]} x {grey.shape[0]} pixels"
-        raise DataError(f"{path} must be a grey picture of {side_px} x {side_px} pixels, as the set's are; got {got}")
-    return np.asarray(grey, np.uint8)
 
 
 class SampleSet:
@@ -233,8 +218,7 @@ class SampleSet:
     def rendered(self, index: int) -> UInt8Array | None:
         """The depth map that something else, such as PRNet, has rendered for a sample's picture.
 
-        It lies in the set's folder ``relief`` under the name that :func:`training.data.relief.write_pictures` gives the
-        picture, ending in ``_depth.jpg`` or ``_depth.png``.
+        It lies in the set's folder ``relief``, see :mod:`training.data.relief`.
 
         Returns:
             uint8 (P, P), 255 nearest, 0 background; ``None`` where there is none.
@@ -242,13 +226,7 @@ class SampleSet:
         Raises:
             DataError: The file is not a picture of that size.
         """
-        if self._relief is None:
-            return None
-        stem = picture_name(self.table[index])
-        for path in (self._relief / f"{stem}_depth{ending}" for ending in (".jpg", ".png")):
-            if path.is_file():
-                return _read_grey(path, self._pictures.shape[1])
-        return None
+        return None if self._relief is None else read_relief(self._relief, self.table[index], self._pictures.shape[1])
 
 
 def _jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:

@@ -44,7 +44,8 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
         version: Version of the simulator's output.
         picture_px: Side of the pictures.
-        canvas_scale: Side of the pictures over the side of the face box; 2.0 in sets that do not say.
+        canvas_scale: Side of the pictures over the side of the face box; 2.0 in sets that do not say, also in prepared
+            ones, whose pictures are the crops themselves unless they were prepared with ``--scale``.
         origin: What recordings were prepared, and how; empty for simulated samples.
         chosen: Which samples of a larger set these are, e.g. ``without species=mask``; empty for whole sets.
     """

@@ -148,7 +148,7 @@ def synchronise_norm(module: nn.Module, device: torch.device) -> None:
             f"machine.sync_norm works on GPUs only (torch.nn.SyncBatchNorm), and this run is on the {device.type}: "
             "switch it off, or keep the statistics still with optimiser.frozen_norm"
         )
-    nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # torch does not annotate it
     found = sum(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
     _LOG.info("machine.sync_norm: %d layers take their statistics over %d processes", found, world)
 

@@ -16,7 +16,7 @@ import pytest
 
 from fasedge.preprocess import InputSpec
 from training.data.samples import SampleSet, make_set
-from training.data.stream import SimulatedStream
+from training.data.stream import SimulatedStream, default_workers
 from training.data.work import Recipe
 from training.errors import DataError
 
@@ -100,7 +100,7 @@ def test_a_killed_worker_is_an_error_that_says_where_to_go_on(recipe: Recipe) ->
 _PARENT = """
 import sys, time
 from pathlib import Path
-from training.data.stream import SimulatedStream
+from training.data.stream import SimulatedStream, default_workers
 from training.data.work import Recipe
 import multiprocessing
 if __name__ == "__main__":
@@ -146,3 +146,16 @@ def test_impossible_numbers_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="a stream needs"):
         SimulatedStream(recipe, batch, start, workers=workers, ahead=ahead)
+
+
+@pytest.mark.parametrize(
+    ("cores", "beside", "workers"), [(8, None, 7), (8, "1", 7), (8, "2", 3), (8, "8", 1), (1, None, 1), (8, "many", 7)]
+)
+def test_processes_of_one_machine_share_its_cores(
+    cores: int, beside: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if beside is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
+    assert default_workers() == workers

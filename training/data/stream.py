@@ -29,7 +29,7 @@ class SimulatedStream:
         recipe: What the simulators are made from.
         batch: Samples per batch, at least 1.
         start_index: Number of the first sample: :attr:`position` of the stream that this one continues.
-        workers: Processes; by default all cores but one, which trains. 0 makes each batch when it is asked for, in the
+        workers: Processes; see :func:`default_workers` for the default. 0 makes each batch when it is asked for, in the
             calling process.
         ahead: Batches that may be under way or waiting; by default two per worker.
 
@@ -49,7 +49,7 @@ class SimulatedStream:
         workers: int | None = None,
         ahead: int | None = None,
     ) -> None:
-        workers = max(1, (os.cpu_count() or 1) - 1) if workers is None else workers
+        workers = default_workers() if workers is None else workers
         if batch < 1 or start_index < 0 or workers < 0 or (ahead is not None and ahead < 1):
             raise DataError(
                 f"a stream needs batch >= 1, start_index >= 0, workers >= 0 and ahead >= 1, got {batch}, "
@@ -103,3 +103,12 @@ class SimulatedStream:
         """End the workers; what they made ahead is given up. May be called twice."""
         self._closed = True
         self._stack.close()
+
+
+def default_workers() -> int:
+    """All cores but one, which trains; of a machine that trains in several processes, each has its share of the cores.
+
+    How many there are says ``LOCAL_WORLD_SIZE``, as ``torchrun`` sets it.
+    """
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, (os.cpu_count() or 1) // (int(beside) if beside.isdecimal() and int(beside) else 1) - 1)

@@ -20,6 +20,8 @@ from training.data.work import make_simulator
 SEED, SIZE = 5, 96
 QUIET = {"bend": 0.0, "crease": 0.0, "finger": 0.0, "edge_width": 4.0, "edge_height": 4.0, "edge_x": 0.0,
          "edge_y": 0.0, "rim": 0.0}  # fmt: skip
+BARE = {"depth_beard_m": 0.0, "depth_hair_style": "bald", "depth_fringe": 0.0, "depth_glasses": 0,
+        "depth_eyes_lost": 0.0}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def parameters(species: str, subtype: str, **changes: float | int | str) -> Draw
     picture = {"bona_fide": int(species == "bona_fide"), "species": species, "subtype": subtype,
                "edge_aspect": 1.41, "edge_size": 1.5, "edge_form": "0"}  # fmt: skip
     depth.draw_depth(d, picture)
-    d.values |= {**picture, **QUIET, "view_zoom": 1.0, "depth_distance": 0.5, **changes}
+    d.values |= {**picture, **QUIET, **BARE, "view_zoom": 1.0, "depth_distance": 0.5, **changes}
     return d
 
 

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.simulate.depth_camera import draw_depth_camera, measure
+from training.data.simulate.depth_camera import draw_depth_camera, draw_driver, measure
 from training.data.simulate.draws import Draws
 from training.data.simulate.optics import grid
 from training.data.simulate.scene import FACE_HALF
 from training.data.simulate.surface import FACE_BOX_M, Surface, sheet_depth
 
 QUIET = {"depth_noise": 0.0, "depth_flying": 0.0, "depth_least_return": 0.0, "depth_shift_x": 0.0,
-         "depth_shift_y": 0.0, "depth_from_left": 0, "depth_filled": 0}  # fmt: skip
+         "depth_shift_y": 0.0, "depth_from_left": 0, "depth_filled": 0, "depth_smoothed": 0}  # fmt: skip
 
 
 def shot(depth: torch.Tensor, reflectivity: float = 1.0, mirror: float = 0.0, **values: float | str) -> torch.Tensor:
     d = Draws(1, 2)
     draw_depth_camera(d)
+    draw_driver(d)
     d.values |= QUIET | {"depth_profile": "tof"} | values
     z = depth.view(1, 1, *depth.shape)
     return measure(Surface(z, torch.full_like(z, reflectivity), torch.full_like(z, mirror)), [d])[0]
@@ -49,6 +50,32 @@ def test_a_near_thing_throws_a_shadow_to_one_side_only() -> None:
     scene[:, 16:24] = 0.5
     row = shot(scene, depth_profile="structured_light")[8]
     assert (row == 0).nonzero().flatten().tolist() == [24, 25, 26, 27, 28]
+
+
+def test_a_driver_that_smooths_leaves_no_hole_and_less_noise() -> None:
+    """Five equal weights along both axes take the noise to a fifth; those beyond the stop make it a little more."""
+    wall = torch.full((64, 64), 0.5)
+    wall[20:30, 20:30] = 1.4
+    noisy = {"depth_noise": 0.002, "depth_least_return": 0.5, "depth_smooth_stop": 0.02, "depth_smooth_passes": 1}
+    raw, smooth = (shot(wall, depth_smoothed=k, **noisy) for k in (0, 1))
+    assert (raw == 0).any()
+    assert (smooth > 0).all()
+    before, after = (m[40:].float().std() for m in (raw, smooth))
+    assert float(before) == pytest.approx(2.0, rel=0.1)
+    assert float(after) < 0.3 * float(before)
+
+
+def test_a_driver_that_smooths_keeps_edges_between_surfaces() -> None:
+    """A step of 20 mm at 0.5 m is more than a hundredth of the distance, one of 4 mm is less."""
+    scene = torch.full((16, 32), 0.5)
+    scene[:, 8:] = 0.52
+    scene[:, 24:] = 0.524
+    row = shot(scene, depth_smoothed=1, depth_smooth_stop=0.01, depth_smooth_passes=1)[8].tolist()
+    assert row[:8] == [500] * 8
+    assert row[8:20] == [520] * 12
+    # Means of 520 and 524 over five pixels: 520.8, 521.6, 522.4, 523.2.
+    assert row[22:26] == [521, 522, 522, 523]
+    assert row[26:] == [524] * 6
 
 
 def test_a_measurement_is_the_same_from_the_same_seed() -> None:

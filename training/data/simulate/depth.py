@@ -177,7 +177,7 @@ def _dressed(built: figure.Figure, worn: Worn | None, draws: Sequence[Draws]) ->
     covered, where = figure.overlay(built, worn.height, worn.cover, draws)
     # Paper lies on the beard; masks are cast with that of their victim.
     paper_like = torch.tensor([d.values.get("subtype") not in _SOLID for d in draws]).view(-1, 1, 1, 1)
-    on_paper = torch.where(where > 0, torch.maximum(covered, own), own)
+    on_paper = torch.where((where > 0) & (beard.where == 0), covered, torch.maximum(covered, own))
     height = torch.where(paper_like, on_paper, beard.on(covered, torch.maximum(built.face, where)))
     return height, where, beard.where * (1 - where)
 

@@ -31,6 +31,8 @@ BEARDS = {"full": 0.65, "chin": 0.3, "moustache": 0.05}
 #: Kinds of hair on the head (assumption).
 STYLES = {"bald": 0.1, "short": 0.5, "long": 0.4}
 _CHIN, _MOUTH = 152, (61, 291)
+#: Where the chin is foremost, from the mouth (0) to its lowest point (1).
+_FRONT = 0.7
 #: Width of the transition from skin to beard, tile units: 4 mm.
 _EDGE = 0.02
 
@@ -131,8 +133,11 @@ def beard(built: figure.Figure, draws: Sequence[Draws]) -> Beard:
     curls = smooth_noise(torch.stack([_noise(d) for d in draws]), RELIEF_PX)
     # Fuller at the chin than on the cheeks.
     thick = cover * length * (1 - 0.5 * (x * x).clamp_max(1)) * (1 + 0.2 * curls).clamp_min(0.3)
-    chin = landmarks[:, _CHIN, 2].view(-1, 1, 1, 1) * column(draws, "depth_relief", 1.0) - built.middle
-    front = chin + thick - wide * 0.8 * x * x - 0.25 * tall * (y - 1).clamp_min(0)
+    # It hangs from the front of the chin, which lies above the chin's lowest point.
+    mouth = landmarks[:, _MOUTH, :2].mean(1)
+    chin = torch.lerp(mouth, landmarks[:, _CHIN, :2], _FRONT).view(-1, 1, 1, 2)
+    fall = wide * 0.8 * x * x + 0.25 * tall * (y - 1).clamp_min(0)
+    front = figure.look(built.height, chin) + thick - fall
     return Beard(thick, front, (cover > 0.5).float())
 
 

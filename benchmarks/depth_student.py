@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.depth_sets import DepthItem, crop_mm, real_portraits, simulated
 from training.data.manifest import Split
+from training.data.simulate.depth import FLAT
 from training.data.simulate.species import BONA_FIDE
 from training.data.work import make_simulator
 
@@ -85,7 +86,11 @@ def score(model: nn.Module, items: Sequence[DepthItem]) -> NDArray[np.float64]:
 
 
 def report(model: nn.Module, dev: Sequence[DepthItem], real: Sequence[DepthItem]) -> dict[str, object]:
-    """AUC per species and sub-type, the threshold of equal errors, scores of the real portraits."""
+    """AUC per species and sub-type, the threshold of equal errors, scores of the real portraits and their ranks.
+
+    The rank is the share of simulated living people with a lower score: near 0, a portrait is unlike all of them.
+    Equal errors reject that share of living people too, so one of three portraits below the threshold is no surprise.
+    """
     names = np.array([item.name for item in dev])
     kinds = np.array([f"{item.name}/{item.subtype}" for item in dev])
     scores, living = score(model, dev), names == BONA_FIDE
@@ -101,6 +106,8 @@ def report(model: nn.Module, dev: Sequence[DepthItem], real: Sequence[DepthItem]
     return {
         "dev": len(dev), "auc": auc, "eer": round(float((wrong[at] + 1 - right[at]) / 2), 4),
         "threshold": round(threshold, 4), "real": real_scores,
+        "real_rank": {name: round(float((scores[living] < value).mean()), 3) for name, value in real_scores.items()},
+        "highest_flat": round(float(scores[np.isin(names, sorted(FLAT))].max(initial=0.0)), 4),
         "real_accepted": {name: bool(value >= threshold) for name, value in real_scores.items()},
     }  # fmt: skip
 

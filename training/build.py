@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FITTED", "METHODS", "MethodTask", "ScoringTask", "Task", "build_fitted", "build_task", "build_trunk",
-    "method_settings", "with_options",
+    "has_trunk", "method_settings", "with_options",
 ]  # fmt: skip
 
 _LOG = logging.getLogger("training")
@@ -249,6 +249,11 @@ _READS: Mapping[str, frozenset[str]] = {
     "lbp-svm": frozenset(),
     **dict.fromkeys(RFMETA_ROWS, frozenset({"profile", "width"})),
 }
+
+
+def has_trunk(name: str) -> bool:
+    """Whether a method is built on a trunk that may start from ImageNet weights; unregistered ones are taken to be."""
+    return "trunk" in _READS.get(name, _ON_A_TRUNK)
 
 
 def _refuse_unread(config: TrainConfig) -> None:

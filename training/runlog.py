@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.build import has_trunk
 from training.checkpoint import JsonValue, save_checkpoint
-from training.config import TrainConfig
+from training.config import MethodConfig, TrainConfig
 from training.errors import CheckpointError, ConfigError
 from training.tasks import TOTAL, Batch
 
@@ -227,9 +229,20 @@ def read_sets(out: Path) -> tuple[JsonValue, JsonValue] | None:
         raise CheckpointError(f"{path} cannot be read ({error!r}); choose another folder") from error
 
 
+def hashed_people(identities: Iterable[str]) -> list[str]:
+    """Name people without naming them: sorted, the first 12 hexadecimal digits of SHA-256 of each identity.
+
+    Whoever evaluates a run can refuse a test set with people of its training set without having that set. Collisions
+    are no concern: among 100,000 people, two of whom share a hash in one case of 50,000.
+
+    Args:
+        identities: As in the column ``identity`` of a set, hashed as UTF-8.
+    """
+    return sorted({hashlib.sha256(name.encode()).hexdigest()[:12] for name in identities})
+
+
 def surroundings(config: TrainConfig, device: torch.device, world: int) -> dict[str, JsonValue]:
     """Versions, commit, machine and start of a run, for its record."""
-    trunk = "ImageNet" if config.method.pretrained else config.method.weights
     return {
         **{name.split("-", maxsplit=1)[0]: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -237,8 +250,24 @@ def surroundings(config: TrainConfig, device: torch.device, world: int) -> dict[
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processes": world,
         "commit": _commit(),
-        "trunk_weights": trunk or "none: trained from scratch, not as the paper does",
+        **_trunk_weights(config.method),
     }
+
+
+def _trunk_weights(method: MethodConfig) -> dict[str, JsonValue]:
+    """What the trunk started from; of a file, its SHA-256 too: the same path may hold another file next year."""
+    if not has_trunk(method.name):
+        return {"trunk_weights": "not applicable"}
+    if method.pretrained:
+        return {"trunk_weights": "ImageNet"}
+    if not method.weights:
+        return {"trunk_weights": "none: trained from scratch, not as the paper does"}
+    try:
+        with Path(method.weights).open("rb") as stream:
+            digest: str | None = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        digest = None
+    return {"trunk_weights": method.weights, "trunk_weights_sha256": digest}
 
 
 def _version(package: str) -> str | None:

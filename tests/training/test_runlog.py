@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.training.fixtures.toy_sets import ToyTask, toy_set
-from training.config import InputConfig, MachineConfig, OptimiserConfig, TrainConfig
+from training.config import InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
 from training.errors import ConfigError
 from training.loop import StepRecord, Trainer
+from training.runlog import hashed_people, surroundings
 
 TRAIN, DEV = toy_set(32), toy_set(24, split="dev")
 
@@ -40,3 +43,40 @@ def test_tensorboard_that_is_not_installed_is_named(tmp_path: Path, monkeypatch:
     config = settings(MachineConfig(device="cpu", tensorboard=True))
     with pytest.raises(ConfigError, match="pip install tensorboard"):
         list(Trainer(ToyTask(), config, TRAIN, DEV, tmp_path).run())
+
+
+def test_the_record_tells_who_was_trained_on_by_the_hash_of_their_names(tmp_path: Path) -> None:
+    # `printf %s "$name" | sha256sum | cut -c-12`
+    assert hashed_people(["Zoë", "abc", "abc"]) == ["ba7816bf8f01", "c6a12698582f"]
+    list(Trainer(ToyTask(), settings(MachineConfig(device="cpu")), TRAIN, DEV, tmp_path).run())
+    people = json.loads((tmp_path / "run.json").read_text())["people"]
+    assert people == hashed_people(f"train_{i}" for i in range(5))
+    assert not set(people) & set(hashed_people(row.identity for row in DEV.table))
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (MethodConfig(), "none: trained from scratch, not as the paper does"),
+        (MethodConfig(name="score-fusion"), "none: trained from scratch, not as the paper does"),
+        (MethodConfig(name="rfmeta"), "not applicable"),
+        (MethodConfig(name="mldg"), "not applicable"),
+        (MethodConfig(name="cdcn"), "not applicable"),
+        (MethodConfig(name="lbp-svm"), "not applicable"),
+        (MethodConfig(trunk="efficientnet_lite0", pretrained=True), "ImageNet"),
+    ],
+)
+def test_the_record_tells_what_the_trunk_started_from(method: MethodConfig, told: str) -> None:
+    around = surroundings(TrainConfig(method=method), torch.device("cpu"), 1)
+    assert around["trunk_weights"] == told
+    assert "trunk_weights_sha256" not in around
+
+
+def test_a_file_of_weights_is_told_with_its_hash(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"abc")
+    method = MethodConfig(weights=str(path))
+    around = surroundings(TrainConfig(method=method), torch.device("cpu"), 1)
+    # NIST's example for SHA-256.
+    wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (around["trunk_weights"], around["trunk_weights_sha256"]) == (str(path), wanted)

@@ -160,6 +160,9 @@ def fit(  # noqa: PLR0917 - typer passes by name
         typer.Option(help="Part of train and dev that is left out, e.g. species=mask or camera=kiosk; several times."),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the run. Default: seed.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="File of torchvision's ImageNet weights of densenet161. Default: method.weights.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that simulate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     threads: ThreadsOption = None,
@@ -173,8 +176,9 @@ def fit(  # noqa: PLR0917 - typer passes by name
     if threads:
         torch.set_num_threads(threads)
     settings = overridden(
-        load_config(config), train=train, dev=dev, workers=workers, device=device, seed=seed, leave_out=leave_out
-    )
+        load_config(config), train=train, dev=dev, workers=workers, device=device, seed=seed, leave_out=leave_out,
+        weights=weights,
+    )  # fmt: skip
     fit_config(settings, Places(out, data, cache or out.parent / "cache"), console)
 
 

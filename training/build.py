@@ -17,7 +17,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
+from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights, torchvision_weights
 from training.config import MethodConfig, TrainConfig
 from training.data.depth_targets import DepthTargets, ProviderName
 from training.errors import BatchError, ConfigError
@@ -156,14 +156,33 @@ def _fusion(make: Callable[..., Method[Any, Any]], config: TrainConfig, *, sized
     return MethodStep(model, RgbdInput(depth_input() if alone else rgbd_input()), Needs(depth=True))
 
 
-def _densenet_weights(config: TrainConfig) -> Path | None:
+def _densenet_weights(config: TrainConfig) -> Path | Mapping[str, Tensor] | None:
     """Weights for methods that build their own trunks."""
     m = config.method
-    if m.trunk != "densenet161" or m.pretrained or config.input.brightness:
+    if m.trunk != "densenet161" or config.input.brightness:
         raise ConfigError(
-            f"{m.name} is built on densenet161 with method.weights as its start, and without input.brightness; got "
-            f"trunk = {m.trunk!r}, pretrained = {m.pretrained}, brightness = {config.input.brightness}"
+            f"{m.name} is built on densenet161 and without input.brightness; got trunk = {m.trunk!r}, brightness = "
+            f"{config.input.brightness}"
         )
+    return _imagenet_weights(m)
+
+
+def _imagenet_weights(m: MethodConfig) -> Path | Mapping[str, Tensor] | None:
+    """ImageNet weights of densenet161: a file, torchvision's, or loudly none.
+
+    Raises:
+        ConfigError: Both are asked for, or some for a trunk of another width.
+        WeightsUnavailableError: torchvision's cannot be had.
+    """
+    if m.pretrained and m.weights:
+        raise ConfigError(
+            f"method.pretrained = true fetches ImageNet weights and method.weights = {m.weights!r} names a file of "
+            "them: keep one of the two"
+        )
+    if (m.pretrained or m.weights) and m.width != 1:
+        raise ConfigError(f"ImageNet weights of densenet161 are those of method.width = 1, got {m.width}")
+    if m.pretrained:
+        return torchvision_weights()
     if not m.weights:
         _LOG.warning("no ImageNet weights for densenet161: training from scratch, not as the paper does")
     return Path(m.weights) if m.weights else None
@@ -348,6 +367,7 @@ def build_trunk(config: MethodConfig) -> Trunk:
 
     Raises:
         ConfigError: An unknown trunk, or options that it does not have.
+        WeightsUnavailableError: ImageNet weights are asked for and cannot be had.
     """
     if config.trunk not in TRUNKS:
         raise ConfigError(f"method.trunk must be one of {', '.join(sorted(TRUNKS))}, got {config.trunk!r}")
@@ -356,11 +376,7 @@ def build_trunk(config: MethodConfig) -> Trunk:
         if config.width != 1 or config.weights:
             raise ConfigError("efficientnet_lite0 has no width and loads its weights from its own package")
         return make(pretrained=config.pretrained)
-    if config.pretrained:
-        raise ConfigError(f"no package carries weights for {config.trunk}; name their file in method.weights instead")
-    trunk = make(width=config.width)
-    if config.weights and isinstance(trunk, DenseNetTrunk):
-        load_torchvision_weights(trunk, Path(config.weights))
-    else:
-        _LOG.warning("no ImageNet weights for %s: training from scratch, not as the paper does", config.trunk)
+    trunk, weights = make(width=config.width), _imagenet_weights(config)
+    if weights is not None and isinstance(trunk, DenseNetTrunk):
+        load_torchvision_weights(trunk, weights)
     return trunk

@@ -55,8 +55,9 @@ class MethodConfig(_Section, frozen=True):
         profile: ``paper``, ``official`` or ``default`` (see the method's own configuration).
         trunk: Name in ``training.backbones.TRUNKS``.
         width: Width of the trunk, where it has one; 1 is the published network.
-        pretrained: Start from ImageNet weights, where the trunk's package carries them.
-        weights: File with the trunk's ImageNet weights (torchvision's names).
+        pretrained: Start from ImageNet weights: those of densenet161 come through torchvision, which fetches them once
+            into torch's cache, those of efficientnet_lite0 from an installed package.
+        weights: File with ImageNet weights of densenet161 (torchvision's names), instead of ``pretrained``.
         scale: Factor on the cosines; ``None`` keeps the profile's.
         margin: Angular margin in radians; ``None`` keeps the profile's.
         options: Further settings of the method, by the names of its own configuration's fields.

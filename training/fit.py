@@ -52,6 +52,7 @@ def overridden(
     device: str | None = None,
     seed: int | None = None,
     leave_out: Sequence[str] | None = None,
+    weights: str | None = None,
 ) -> TrainConfig:
     """A configuration with what the command line says.
 
@@ -66,6 +67,8 @@ def overridden(
     changed: TrainConfig = msgspec.structs.replace(
         config,
         seed=config.seed if seed is None else seed,
+        # A file that is named takes the place of weights that would be fetched.
+        method=msgspec.structs.replace(config.method, weights=weights, pretrained=False) if weights else config.method,
         data=msgspec.structs.replace(config.data, **data),
         machine=msgspec.structs.replace(config.machine, **machine),
     )

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from training.backbones.densenet import TORCHVISION_URL
 from training.build import has_trunk
 from training.checkpoint import JsonValue, save_checkpoint
 from training.config import MethodConfig, TrainConfig
@@ -259,7 +260,7 @@ def _trunk_weights(method: MethodConfig) -> dict[str, JsonValue]:
     if not has_trunk(method.name):
         return {"trunk_weights": "not applicable"}
     if method.pretrained:
-        return {"trunk_weights": "ImageNet"}
+        return {"trunk_weights": "ImageNet" + (f", {TORCHVISION_URL}" if method.trunk == "densenet161" else "")}
     if not method.weights:
         return {"trunk_weights": "none: trained from scratch, not as the paper does"}
     try:

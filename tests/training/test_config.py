@@ -120,7 +120,8 @@ def test_settings_of_the_method_override_the_profile_and_are_checked() -> None:
         (MethodConfig(trunk="resnet"), "method.trunk must be one of .*densenet161"),
         (MethodConfig(trunk="efficientnet_lite0", width=0.5), "no width"),
         (MethodConfig(trunk="efficientnet_lite0", weights="a.pt"), "its own package"),
-        (MethodConfig(trunk="densenet161", pretrained=True), "method.weights"),
+        (MethodConfig(pretrained=True, weights="a.pth"), "keep one of the two"),
+        (MethodConfig(pretrained=True, width=0.5), "those of method.width = 1, got 0.5"),
     ],
 )
 def test_options_that_a_trunk_does_not_have_are_refused(method: MethodConfig, message: str) -> None:

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from training.backbones.base import Trunk
-from training.backbones.densenet import DenseNetTrunk, densenet161_trunk, load_torchvision_weights
+from training.backbones.densenet import (
+    DenseNetTrunk,
+    densenet161_trunk,
+    load_torchvision_weights,
+    torchvision_weights,
+)
 from training.backbones.efficientnet import (
     EfficientNetLite0Trunk,
     efficientnet_lite0_trunk,
@@ -30,4 +35,5 @@ __all__ = [
     "efficientnet_lite0_trunk",
     "load_efficientnet_lite0_weights",
     "load_torchvision_weights",
+    "torchvision_weights",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 
 from training.backbones.base import MAY_BE_MISSING, Trunk, read_state, spread_over_channels
 from training.checkpoint import load_exactly
-from training.errors import ConfigError
+from training.errors import ConfigError, WeightsUnavailableError
 
 _GROWTH = 48
 _INITIAL = 96
 _BOTTLENECK = 4
 _BLOCKS = (6, 12)
+
+#: Where torchvision has its ImageNet weights of DenseNet-161; 110 MB.
+TORCHVISION_URL = "https://download.pytorch.org/models/densenet161-8d451a50.pth"
 
 # What the whole network has behind the trunk; such tensors in a checkpoint are expected and left out.
 _BEHIND_TRUNK = re.compile(r"features\.(denseblock[34]|transition3|norm5)\.|classifier\.")
@@ -123,6 +127,40 @@ class DenseNetTrunk(Trunk):
 def densenet161_trunk(in_channels: int = 3, width: float = 1.0) -> DenseNetTrunk:
     """Build a DenseNet-161 trunk with random weights; see :class:`DenseNetTrunk` for the arguments."""
     return DenseNetTrunk(in_channels, width)
+
+
+def torchvision_weights() -> Mapping[str, Tensor]:
+    """Fetch torchvision's ImageNet weights of DenseNet-161: from torch's cache, or from the network into it.
+
+    Which file, and its checksum, are torchvision's business (``DenseNet161_Weights``); the cache is torch.hub's
+    (``$TORCH_HOME``).
+
+    Returns:
+        The state dict of the whole network, for :func:`load_torchvision_weights`.
+
+    Raises:
+        WeightsUnavailableError: torchvision is not installed or does not fit PyTorch, or nothing can be fetched.
+    """
+    by_hand = (
+        f"Fetch {TORCHVISION_URL} where there is a network, and name the file: method.weights in the configuration, or "
+        "fit --weights FILE"
+    )
+    try:
+        named = import_module("torchvision.models").DenseNet161_Weights.IMAGENET1K_V1
+    # A torchvision that was built for another PyTorch ends in a RuntimeError.
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise WeightsUnavailableError(
+            f"method.pretrained = true takes the weights of densenet161 through torchvision, which cannot be imported "
+            f"({error}); install the one that belongs to PyTorch {torch.__version__}. {by_hand}"
+        ) from error
+    try:
+        state: Mapping[str, Tensor] = named.get_state_dict(progress=False, check_hash=True)
+    # urllib's errors are OSErrors; a wrong checksum is a RuntimeError.
+    except (OSError, RuntimeError) as error:
+        raise WeightsUnavailableError(
+            f"the weights of densenet161 are not in torch's cache and cannot be fetched ({error}). {by_hand}"
+        ) from error
+    return state
 
 
 def load_torchvision_weights(trunk: DenseNetTrunk, source: Path | str | Mapping[str, Tensor]) -> None:

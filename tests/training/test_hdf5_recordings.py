@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fasedge.testing import FakeFaceFinder, synthetic_face, synthetic_frame
+from fasedge.testing import FakeFaceFinder, synthetic_face
 from fasedge.types import Label
+from tests.training.fixtures.hdf5_recordings import (
+    bgr_frames,
+    write_preprocessed_wmca,
+    write_raw_wmca,
+    write_streams,
+    write_warps,
+)
 from training.data.align import CropRule
 from training.data.parts import make_part
 from training.data.presentations import check_readable, read_frames
@@ -35,25 +41,19 @@ def h5py() -> Any:
     return pytest.importorskip("h5py", reason="h5py is not installed")
 
 
-def bgr_frames(n: int = 4) -> np.ndarray:
-    return np.stack([synthetic_frame(160, 120, seed=i).rgb[..., ::-1] for i in range(n)])
-
-
 def test_without_h5py_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DataError, match="pip install h5py"):
         next(read_frames(record(tmp_path / "a.h5", "bob_hdf5"), 1, depth=True))
 
 
-def test_raw_wmca_registers_depth_with_the_warp_of_the_day_and_pairs_frames_by_time(h5py: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("h5py")
+def test_raw_wmca_registers_depth_with_the_warp_of_the_day_and_pairs_frames_by_time(tmp_path: Path) -> None:
     path = tmp_path / "530_03_001_0_0.h5"
     colour, depth = bgr_frames(), np.zeros((8, 60, 80), np.uint16)
     depth[:] = (np.arange(8) * 100 + 1000)[:, None, None]
-    with h5py.File(path, "w") as file:
-        rgb = file.create_dataset("intelsr300_bgr", data=colour)
-        maps = file.create_dataset("intelsr300_depth", data=depth)
-        rgb.attrs["timestamps"], maps.attrs["timestamps"] = [0.0, 1.0, 2.0, 3.0], np.arange(8) * 0.5 + 0.1
-    (tmp_path / "depth_warp.json").write_text(json.dumps({"20.03.18": [[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1]]}))
+    write_raw_wmca(path, colour, depth, ([0.0, 1.0, 2.0, 3.0], [k * 0.5 + 0.1 for k in range(8)]))
+    write_warps(tmp_path / "depth_warp.json", "20.03.18")
     tags = (("day", "20.03.18"), ("warp", str(tmp_path / "depth_warp.json")))
     found = list(read_frames(record(path, "wmca_h5", tags=tags), 2, depth=True))
     assert [item.index for item in found] == [1, 3]
@@ -69,14 +69,12 @@ def test_raw_wmca_registers_depth_with_the_warp_of_the_day_and_pairs_frames_by_t
         list(read_frames(record(path, "wmca_h5", tags=other), 2, depth=True))
 
 
-def test_preprocessed_wmca_is_taken_as_it_is(h5py: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("h5py")
+def test_preprocessed_wmca_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "530_03_001_0_0.hdf5"
     rng = np.random.default_rng(0)
     arrays = {k: rng.integers(1, 256, (4, 64, 64), dtype=np.uint8) for k in (0, 2, 10)}
-    with h5py.File(path, "w") as file:
-        for k, array in arrays.items():
-            file.create_group(f"Frame_{k}").create_dataset("array", data=array)
-        file.create_group("FrameIndexes")
+    write_preprocessed_wmca(path, arrays)
     part = make_part(record(path, "bob_hdf5"), RGBD, FakeFaceFinder())
     assert [row.params["frame"] for row in part.rows] == [0, 2, 10]
     np.testing.assert_array_equal(part.pictures[2], np.moveaxis(arrays[10][:3], 0, 2))
@@ -87,12 +85,11 @@ def test_preprocessed_wmca_is_taken_as_it_is(h5py: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(255 * (d - median + 3 * spread) / (6 * spread), d)
 
 
-def test_hq_wmca_reads_the_streams_that_the_user_names(h5py: Any, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("h5py")
+def test_hq_wmca_reads_the_streams_that_the_user_names(tmp_path: Path) -> None:
     path = tmp_path / "1_01_10_00_0_0_0-a.h5"
-    with h5py.File(path, "w") as file:
-        file["BASLER_BGR"] = np.moveaxis(bgr_frames(), 3, 1)
-        file["D"] = np.full((4, 120, 160), 700, np.uint16)
-        file["SMALL"] = np.full((4, 12, 16), 700, np.uint16)
+    near, small = np.full((4, 120, 160), 700, np.uint16), np.full((4, 12, 16), 700, np.uint16)
+    write_streams(path, {"BASLER_BGR": np.moveaxis(bgr_frames(), 3, 1), "D": near, "SMALL": small})
     tags = (("rgb_stream", "BASLER_BGR"), ("depth_stream", "D"))
     part = make_part(record(path, "hq_wmca_h5", tags=tags), RGBD, FakeFaceFinder((FACE,)))
     assert len(part.rows) == 3

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.training.fixtures.toy_sets import ToyTask, toy_set
-from tests.training.fixtures.two_processes import one_step
+from tests.training.fixtures.two_processes import KINDS, one_step
 from training import distributed
 from training.checkpoint import load_checkpoint
 from training.config import InputConfig, MachineConfig, OptimiserConfig, TrainConfig
@@ -54,7 +54,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("kind", ["a-deeppixbis", "meta"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_have_the_gradients_of_one_on_the_joined_batch(pair: Path, tmp_path: Path, kind: str) -> None:
     found = [load_file(pair / kind / f"gradients_{rank}.safetensors") for rank in range(2)]
     before = torch.get_num_threads()

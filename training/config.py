@@ -19,6 +19,8 @@ from training.precision import Precision
 
 #: Value of ``data.train`` and ``data.dev`` instead of a folder.
 SIMULATE = "simulate"
+#: What chooses the epoch that is kept, see :mod:`training.keep`.
+KeepRule: TypeAlias = Literal["eer", "acer", "loss", "last"]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,6 +94,8 @@ class OptimiserConfig(_Section, frozen=True):
         clip_norm: Largest norm of the gradient; 0 switches it off.
         frozen_norm: Batch normalisation keeps the statistics that it starts with: for small batches, and for results
             that do not depend on how a batch is split over processes.
+        keep: Which epoch is kept: the one with the lowest ``eer``, ``acer`` (of the worst species) or ``loss`` on dev,
+            or the ``last``; see :mod:`training.keep`.
         precision: ``float32``, or ``bfloat16`` for the convolutions: on GPUs, and on CPUs with AMX or AVX-512 BF16.
     """
 
@@ -107,6 +111,7 @@ class OptimiserConfig(_Section, frozen=True):
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
     frozen_norm: bool = False
+    keep: KeepRule = "eer"
     precision: Precision = "float32"
 
 

@@ -34,6 +34,7 @@ from training.distributed import (
 )
 from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DivergedError
 from training.feeds import Feed, SetFeed, check_dev
+from training.keep import DevJudge
 from training.precision import reduced
 from training.prefetch import Prefetch
 from training.runlog import (
@@ -84,7 +85,7 @@ class Trainer:
         task: What to train.
         config: The run.
         train: Training samples: a set, or a feed (:mod:`training.feeds`).
-        dev: Samples that choose the epoch to keep.
+        dev: Samples that choose the epoch to keep, see :mod:`training.keep`.
         out: Folder of checkpoints, history, log and the run record.
         note: What else the record and the kept weights should say, such as who taught a student.
         progress: Called after every step.
@@ -110,6 +111,7 @@ class Trainer:
         self._note, self._progress, self._who = dict(note or {}), progress, processes()
         feed: Feed = SetFeed(train, config, self._task.needs) if isinstance(train, SampleSet) else train
         self._places = check_dev(feed, dev, depth=self._task.needs.depth)
+        self._judge = DevJudge(self._task, config, dev, self._places)
         self._device = choose_device(config.machine.device)
         self._feed = Prefetch(feed, config.machine.ahead, self._device)
         self._prepare()
@@ -191,7 +193,9 @@ class Trainer:
         record = self._evaluate(batches, loss, time.perf_counter() - start)
         self._position = self._feed.position
         if log is not None:
-            log.scalars(self._epoch * self._steps, {"dev_auc": record.dev_auc, "dev_eer": record.dev_eer})
+            measured = {"dev_auc": record.dev_auc, "dev_eer": record.dev_eer}
+            measured |= {} if record.value is None else {f"dev_{record.keep}": record.value}
+            log.scalars(self._epoch * self._steps, measured)
             add_to_history(self._out, record)
             self._save(LAST)
             if targets := self._task.needs.targets:
@@ -283,15 +287,17 @@ class Trainer:
         if not np.isfinite(scores).all():
             raise DivergedError(f"scores of the dev set are not finite after epoch {self._epoch}: the weights diverged")
         labels = self._dev.labels[self._places]
-        auc, eer = metrics.auc(scores, labels), metrics.eer(scores, labels).value
-        if -eer > self._best:
-            self._best = -eer
+        auc, eer = float(metrics.auc(scores, labels)), float(metrics.eer(scores, labels).value)
+        rule, value = self._judge.rule, self._judge.value(scores)
+        if kept := value is None or -value > self._best:
+            self._best = -math.inf if value is None else -value
             if self._who.first:
-                keep_weights(self._out, self._config, self._task.module, (self._epoch, auc, eer), self._note)
+                result = (self._epoch, auc, eer)
+                keep_weights(self._out, self._config, module, result, self._note, keep=(rule, value))
         if live is not None:
             module.load_state_dict(live)
         rate = float(self._optimiser.param_groups[0]["lr"])
-        return EpochRecord(self._epoch, loss, float(auc), float(eer), seconds, rate)
+        return EpochRecord(self._epoch, loss, auc, eer, seconds, rate, rule, value, kept)
 
     def _dev_scores(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Scores of the dev set; each process works out its share."""

@@ -35,7 +35,19 @@ _PACKAGES = ("torch", "numpy", "opencv-contrib-python", "safetensors", "msgspec"
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One line of ``history.jsonl``."""
+    """One line of ``history.jsonl``.
+
+    Attributes:
+        epoch: From 1.
+        loss: Mean over the steps.
+        dev_auc: AUC on the dev set.
+        dev_eer: Equal error rate on the dev set.
+        seconds: That it took, without what is measured on dev.
+        learning_rate: At its end.
+        keep: Rule that chooses the epoch (``optimiser.keep``); empty where there is nothing to choose from.
+        value: What the rule compares, lower is better; ``None`` where it compares nothing.
+        kept: Whether this epoch has become the one that is kept.
+    """
 
     epoch: int
     loss: float
@@ -43,12 +55,17 @@ class EpochRecord:
     dev_eer: float
     seconds: float
     learning_rate: float
+    keep: str = ""
+    value: float | None = None
+    kept: bool = False
 
     def line(self) -> str:
         """For the terminal."""
+        chosen_by = {"acer": "ACER", "loss": "loss"}.get(self.keep)
+        more = "" if chosen_by is None or self.value is None else f", dev {chosen_by} {self.value:.4f}"
         return (
             f"epoch {self.epoch}: loss {self.loss:.4f}, dev AUC {self.dev_auc:.4f}, "
-            f"dev EER {self.dev_eer:.4f}, {self.seconds:.0f} s"
+            f"dev EER {self.dev_eer:.4f}{more}, {self.seconds:.0f} s"
         )
 
 
@@ -194,6 +211,8 @@ def keep_weights(
     module: nn.Module,
     result: tuple[int, float, float],
     note: Mapping[str, str | float | bool],
+    *,
+    keep: tuple[str, float | None] | None = None,
 ) -> None:
     """Write ``best.safetensors``: the weights that are kept, with how they were made.
 
@@ -203,9 +222,14 @@ def keep_weights(
         module: The network.
         result: Epoch, and AUC and EER on the dev set.
         note: What else is to be said.
+        keep: Rule that has chosen the epoch, and what it measured, where there was something to choose from.
     """
     epoch, auc, eer = result
-    meta = {"config": msgspec.to_builtins(config), "epoch": epoch, "dev_auc": auc, "dev_eer": eer, "note": dict(note)}
+    meta: dict[str, JsonValue] = {
+        "config": msgspec.to_builtins(config), "epoch": epoch, "dev_auc": auc, "dev_eer": eer, "note": dict(note),
+    }  # fmt: skip
+    if keep is not None:
+        meta["keep"], meta["keep_value"] = keep
     save_checkpoint(out / BEST, module.state_dict(), meta)
 
 

@@ -21,7 +21,7 @@ from training.checkpoint import JsonValue
 from training.config import TrainConfig
 from training.data.balance import undersampled
 from training.data.batches import check_crops, make_batch, usable
-from training.data.domains import DomainSampler, domain_of, domain_order
+from training.data.domains import DomainSampler, check_several, domain_of, domain_order
 from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
 from training.data.simulate.profiles import PROFILES
@@ -30,6 +30,7 @@ from training.data.subsets import parse
 from training.data.work import Recipe
 from training.distributed import Processes, processes
 from training.errors import ConfigError, DataError
+from training.set_checks import check_people, checked_places
 from training.tasks import MIXED, Batch, Needs
 
 #: Streams of several processes lie this far apart, so that no two make the same sample.
@@ -92,8 +93,8 @@ class SetFeed:
         needs: What the task looks at.
 
     Raises:
-        DataError: The set lacks a class or depth, is too small for one step, or would be cut beyond its crops; or a
-            domain lacks a class.
+        DataError: The set is of another split, lacks a class or depth, is too small for one step, or would be cut
+            beyond its crops; or a domain lacks a class, or there are too few.
         ConfigError: The batch cannot be shared out among domains and processes, or ``data.balance`` is asked for by a
             task whose batches are balanced anyhow.
     """
@@ -101,7 +102,8 @@ class SetFeed:
     def __init__(self, samples: SampleSet, config: TrainConfig, needs: Needs) -> None:
         self._samples, self._config, self._needs, self._who = samples, config, needs, processes()
         check_crops(samples, config.input.spec())
-        self._places = checked_places("train", samples, measured=needs.measured)
+        targets = needs.targets is not None and needs.targets.measured
+        self._places = checked_places("train", samples, depth=needs.depth, targets=targets)
         self._check_balance()
         n = len(self._balanced(0))
         o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
@@ -146,6 +148,7 @@ class SetFeed:
     def _make_sampler(self) -> DomainSampler:
         rows = [self._samples.table[i] for i in self._places]
         names, who = [domain_of(row, self._config.data.domain) for row in rows], self._who
+        check_several(set(names), self._needs.fewest_domains, self._config.data.domain)
         return DomainSampler(
             names, [row.label for row in rows], seed=self._config.seed, replica=who.rank, replicas=who.world,
             per_class=share(self._config, who, len(set(names)), halves=True) // 2,
@@ -199,42 +202,14 @@ class SetFeed:
 _CLASSES = (int(Label.BONA_FIDE), int(Label.ATTACK))
 
 
-def checked_places(name: str, samples: SampleSet, *, measured: bool) -> list[int]:
-    """Places of the samples that can be used, after refusing a set that would fail, or flatter, after the first epoch.
-
-    Args:
-        name: What the set is for.
-        samples: The set.
-        measured: Whether measured depth is needed.
-
-    Raises:
-        DataError: A class is missing, or depth.
-    """
-    if measured and not samples.has_depth:
-        raise DataError(f"the method looks at depth, but the {name} set has none; make it with `simulate --depth`")
-    places = usable(samples, measured=measured)
-    if set(samples.labels[places].tolist()) != set(_CLASSES):
-        raise DataError(f"the {name} set needs bona fide presentations and attacks, got one class of the two")
-    if len(places) < len(samples):
-        _LOG.warning("%d of %d %s samples have no depth in the face box: left out", len(samples) - len(places),
-                     len(samples), name)  # fmt: skip
-    return places
-
-
 def check_dev(feed: Feed, dev: SampleSet, *, depth: bool) -> list[int]:
     """Places of the dev samples that can be scored, after refusing what would fail, or flatter.
 
     Raises:
-        DataError: A class or depth is missing, or somebody is in both sets.
+        DataError: A class or depth is missing, somebody is in both sets, or the set is of another split.
     """
-    places = checked_places("dev", dev, measured=depth)
-    shared = feed.identities & {row.identity for row in dev.table}
-    if shared:
-        raise DataError(
-            f"{len(shared)} people are in both the train and the dev set, such as {min(shared)!r}; make the sets from "
-            "different splits"
-        )
-    return places
+    check_people(feed.identities, dev)
+    return checked_places("dev", dev, depth=depth)
 
 
 def share(config: TrainConfig, who: Processes, domains: int = 1, *, halves: bool = False) -> int:
@@ -278,7 +253,7 @@ class StreamFeed:
                 "they are needed, and the simulator decides how many are attacks; leave it out, or name a set"
             )
         if needs.measured and not recipe.depth:
-            raise ConfigError("the method looks at depth, but none is simulated; set data.depth = true")
+            raise ConfigError("the method needs depth, but none is simulated; set data.depth = true")
         pictures = read_manifest(recipe.data, [recipe.split])
         self.identities = {picture.identity for picture in pictures}
         cameras = config.data.domain != "source"
@@ -286,6 +261,7 @@ class StreamFeed:
         column, names = ("camera", set(PROFILES)) if cameras else ("source", {p.source for p in pictures})
         names -= {part.value for part in self._left_out if part.column == column}
         self._domains = sorted(names) if needs.domains else []
+        check_several(self._domains, needs.fewest_domains, config.data.domain)
         self._recipe, self._config, self._needs, self._who = recipe, config, needs, processes()
         self._share = share(config, self._who, max(1, len(self._domains)), halves=needs.domains)
         o = config.optimiser

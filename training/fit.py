@@ -14,17 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from training.build import FITTED, build_fitted, build_task
 from training.config import SIMULATE, TrainConfig, check_config
+from training.data.batches import check_crops
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet, make_set
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
-from training.data.subsets import parse, without
+from training.data.subsets import Part, parse, without
 from training.data.work import Recipe
-from training.distributed import Processes, choose_device, process_group, wait_for_all
+from training.distributed import Processes, choose_device, process_group, processes, wait_for_all
 from training.feeds import Feed, SetFeed, StreamFeed
-from training.fitted import fit_features
+from training.fitted import fit_features, fitted_line
 from training.loop import Trainer
 from training.runlog import StepRecord
+from training.set_checks import Purpose, check_classes, check_depth, check_people, check_split
 from training.tasks import Needs, as_step_task
 
 
@@ -84,13 +86,16 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
     """
     with process_group(choose_device(config.machine.device)) as who:
         torch.manual_seed(config.seed)
+        # Before a network is made, which can take long and warns about its weights.
+        sets = open_sets(config, places)
         if config.method.name in FITTED:
-            _fit_once(config, places, who, console)
+            _fit_once(config, places, sets, who, console)
             return
         task = as_step_task(build_task(config))
-        dev = open_dev(config, places, task.needs, who, console)
-        feed = open_feed(config, places, task.needs, who)
+        _check_depth(sets, task.needs)
+        feed = open_feed(config, places, task.needs, sets, who)
         try:
+            dev = open_dev(config, places, task.needs, sets, console)
             with _bar(config, console, who) as bar:
                 trainer = Trainer(task, config, feed, dev, places.out, progress=bar)
                 for record in trainer.run():
@@ -100,26 +105,74 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
             feed.close()
 
 
-def _fit_once(config: TrainConfig, places: Places, who: Processes, console: Console) -> None:
+def _fit_once(config: TrainConfig, places: Places, sets: Sets, who: Processes, console: Console) -> None:
     """Fit a method that no gradient trains."""
     task, needs = build_fitted(config), Needs()
-    dev = open_dev(config, places, needs, who, console)
-    feed = open_feed(config, places, needs, who)
+    feed = open_feed(config, places, needs, sets, who)
     try:
-        console.print(fit_features(task, config, feed, dev, places.out).line())
+        dev = open_dev(config, places, needs, sets, console)
+        console.print(fitted_line(fit_features(task, config, feed, dev, places.out)))
     finally:
         feed.close()
 
 
-def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes) -> Feed:
+@dataclass(frozen=True, slots=True)
+class Sets:
+    """Sets on disk, without what the configuration leaves out.
+
+    Attributes:
+        train: ``None`` where training samples are simulated.
+        dev: ``None`` where dev samples are simulated.
+    """
+
+    train: SampleSet | None
+    dev: SampleSet | None
+
+
+def open_sets(config: TrainConfig, places: Places) -> Sets:
+    """Open the sets that a configuration names, and check what can be checked without knowing the network.
+
+    Raises:
+        DataError: There is no such set, it is of another split, lacks a class, has not what is left out, or shows less
+            than the network's crop; somebody is in both; or something is to be simulated and there is no face pack.
+    """
+    d, parts = config.data, parse(config.data.leave_out)
+    train, dev = (None if name == SIMULATE else SampleSet.load(Path(name)) for name in (d.train, d.dev))
+    if train is None or dev is None:
+        data_folder(places.data)
+    train = None if train is None else _checked("train", train, parts, config)
+    dev = None if dev is None else _checked("dev", dev, parts, config)
+    if train is not None and dev is not None:
+        check_people({row.identity for row in train.table}, dev)
+    return Sets(train, dev)
+
+
+def _checked(name: Purpose, samples: SampleSet, parts: Sequence[Part], config: TrainConfig) -> SampleSet:
+    check_split(name, samples)
+    samples = without(samples, parts, name=name)
+    check_classes(name, samples)
+    check_crops(samples, config.input.spec())
+    return samples
+
+
+def _check_depth(sets: Sets, needs: Needs) -> None:
+    """Depth of both sets, before anything is simulated or measured."""
+    if sets.train is not None:
+        targets = needs.targets is not None and needs.targets.measured
+        check_depth("train", sets.train, depth=needs.depth, targets=targets)
+    if sets.dev is not None:
+        check_depth("dev", sets.dev, depth=needs.depth)
+
+
+def open_feed(config: TrainConfig, places: Places, needs: Needs, sets: Sets, who: Processes) -> Feed:
     """Training samples as the configuration says: a set, or a stream.
 
     Raises:
-        DataError: There is no face pack, or no set.
+        DataError: There is no face pack, or the set cannot be used.
     """
+    if sets.train is not None:
+        return SetFeed(sets.train, config, needs)
     d = config.data
-    if d.train != SIMULATE:
-        return SetFeed(without(SampleSet.load(Path(d.train)), parse(d.leave_out), name="train"), config, needs)
     depth = d.depth or needs.measured
     recipe = Recipe(data_folder(places.data), places.cache, "train", d.seed, depth, d.picture_px, d.canvas_scale)
     # One process cuts the tiles, the others find them.
@@ -129,21 +182,21 @@ def open_feed(config: TrainConfig, places: Places, needs: Needs, who: Processes)
     return StreamFeed(recipe, config, needs)
 
 
-def open_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, console: Console) -> SampleSet:
+def open_dev(config: TrainConfig, places: Places, needs: Needs, sets: Sets, console: Console) -> SampleSet:
     """Dev samples as the configuration says, without what it leaves out.
 
     They are a set on disk; or one that is simulated now, unless the cache has it.
 
     Raises:
-        DataError: There is no face pack, or no set; or it has not what is left out.
+        DataError: There is no face pack; or the simulated set has not what is left out.
     """
-    return without(_whole_dev(config, places, needs, who, console), parse(config.data.leave_out), name="dev")
+    if sets.dev is not None:
+        return sets.dev
+    return without(_simulated_dev(config, places, needs, console), parse(config.data.leave_out), name="dev")
 
 
-def _whole_dev(config: TrainConfig, places: Places, needs: Needs, who: Processes, console: Console) -> SampleSet:
-    d = config.data
-    if d.dev != SIMULATE:
-        return SampleSet.load(Path(d.dev))
+def _simulated_dev(config: TrainConfig, places: Places, needs: Needs, console: Console) -> SampleSet:
+    d, who = config.data, processes()
     depth = d.depth or needs.depth
     size = "" if d.picture_px == PICTURE_PX else f"_{d.picture_px}px"
     size += "" if d.canvas_scale == CANVAS_SCALE else f"_{d.canvas_scale:g}x"

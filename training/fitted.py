@@ -35,7 +35,7 @@ def fit_features(task: FittedTask, config: TrainConfig, feed: Feed, dev: SampleS
         out: Folder of the run.
 
     Returns:
-        The result; its loss, which such a method does not report, is not a number.
+        The result; its loss, which such a method does not report, is not a number: see :func:`fitted_line`.
 
     Raises:
         DataError: A set lacks a class, or somebody is in both.
@@ -67,6 +67,18 @@ def fit_features(task: FittedTask, config: TrainConfig, feed: Feed, dev: SampleS
     record = EpochRecord(1, float("nan"), auc, eer, time.perf_counter() - start, 0.0)
     add_to_history(out, record)
     return record
+
+
+def fitted_line(record: EpochRecord) -> str:
+    """The result for the terminal; there is no loss to tell.
+
+    Args:
+        record: What :func:`fit_features` has returned.
+    """
+    return (
+        f"fitted in one go: dev AUC {record.dev_auc:.4f}, dev EER {record.dev_eer:.4f}, {record.seconds:.0f} s "
+        "(such a method has no loss)"
+    )
 
 
 def _looked_at(

@@ -38,6 +38,7 @@ class DomainTask:
         self.needs = Needs(
             targets=targets if self._regularised else None,
             domains=True,
+            fewest_domains=objective.fewest_domains,
             gradients=True,
             settle=REESTIMATION_BATCHES if model.config.reestimate_norm else 0,
             compiles=False,

@@ -53,6 +53,7 @@ class Needs:
         domains: It wants a batch of each domain in every step, each half bona fide and half attack, instead of one
             mixed batch. ``optimiser.batch`` is shared out among the domains. Their order is drawn anew for each step
             and the same in all processes: whoever holds a domain out takes the last.
+        fewest_domains: How many domains it needs, where it wants them: two if it holds one out.
         gradients: Its step adds to the gradients of its parameters itself; the loop does not call ``backward``.
         settle: Batches that :meth:`SettlingTask.settle` wants before the network is scored.
         compiles: Whether ``torch.compile`` may be used; it has no second-order gradients.
@@ -61,6 +62,7 @@ class Needs:
     depth: bool = False
     targets: DepthTargets | None = None
     domains: bool = False
+    fewest_domains: int = 0
     gradients: bool = False
     settle: int = 0
     compiles: bool = True

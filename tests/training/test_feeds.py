@@ -14,17 +14,27 @@ import torch
 from tests.training.fixtures.toy_sets import ToyTask, toy_row, toy_set
 from tests.training.fixtures.toy_stream import CAMERAS, ToyStream
 from training import feeds
+from training.build import build_task
 from training.checkpoint import load_checkpoint
-from training.config import AugmentConfig, DataConfig, InputConfig, MachineConfig, OptimiserConfig, TrainConfig
+from training.config import (
+    AugmentConfig,
+    DataConfig,
+    InputConfig,
+    MachineConfig,
+    MethodConfig,
+    OptimiserConfig,
+    TrainConfig,
+)
 from training.data.batches import make_batch
+from training.data.depth_targets import DepthTargets
 from training.data.domains import domain_of
 from training.data.samples import SampleSet, SetInfo
 from training.data.work import Recipe
 from training.distributed import Processes
-from training.errors import CheckpointError, ConfigError, DataError
+from training.errors import BatchError, CheckpointError, ConfigError, DataError
 from training.feeds import SetFeed, StreamFeed
 from training.loop import LAST, Trainer
-from training.tasks import Needs
+from training.tasks import Batch, Needs, as_step_task
 
 DEV = toy_set(24, split="dev")
 
@@ -186,8 +196,73 @@ def test_a_domain_is_the_camera_where_there_is_one() -> None:
     simulated, recorded = toy_row(0, 1, params={"camera": "kiosk"}), toy_row(0, 1)
     assert [domain_of(row, "auto") for row in (simulated, recorded)] == ["kiosk", "studio"]
     assert domain_of(simulated, "source") == "studio"
-    with pytest.raises(DataError, match="use 'source'"):
+    with pytest.raises(DataError, match=r'set data\.domain = "source" .* or "auto"'):
         domain_of(recorded, "camera")
+
+
+def test_one_domain_is_refused_where_one_is_held_out_and_it_is_said_where_domains_come_from() -> None:
+    rows = [toy_row(i, i % 2, source="studio") for i in range(16)]
+    samples = SampleSet(np.zeros((16, 48, 48, 3), np.uint8), rows, SetInfo(split="train", seed=0, n=16))
+    SetFeed(samples, settings(), Needs(domains=True, fewest_domains=1))
+    with pytest.raises(
+        DataError, match=r"needs at least 2, but there is only 'studio'; .*data\.domain = 'auto'.*prepare"
+    ):
+        SetFeed(samples, settings(), Needs(domains=True, fewest_domains=2))
+
+
+@pytest.mark.parametrize(
+    ("method", "fewest"),
+    [
+        ("rfmeta", 2),
+        ("mldg", 2),
+        ("rfmeta-aggregation", 2),
+        ("rfmeta-without-meta", 1),
+        ("binary-cnn", 1),
+        ("reptile", 1),
+    ],
+)
+def test_methods_say_how_many_domains_a_step_needs(method: str, fewest: int) -> None:
+    """Held against the step itself, which refuses fewer."""
+    config = msgspec.structs.replace(
+        settings(), input=InputConfig(size_px=32), method=MethodConfig(name=method, width=1 / 16)
+    )
+    task = as_step_task(build_task(config))
+    assert task.needs.fewest_domains == fewest
+    mixed = {
+        f"domain {k}": Batch(
+            torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8), torch.tensor([1.0, 0, 1, 0]),
+            depth_targets=torch.zeros(4, 4, 4),
+        )
+        for k in range(2)
+    }  # fmt: skip
+    task.training_step(dict(list(mixed.items())[:fewest]))
+    if fewest > 1:
+        with pytest.raises(BatchError, match="at least"):
+            task.training_step({"domain 0": mixed["domain 0"]})
+
+
+# --- what may be trained on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_a_set_of_another_split_is_not_trained_on(split: str) -> None:
+    with pytest.raises(DataError, match=f"to train on is of the split '{split}', expected 'train'.*--train"):
+        SetFeed(toy_set(24, split=split), settings(), Needs())
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_set_of_another_split_does_not_choose_the_epoch(tmp_path: Path, split: str) -> None:
+    other = toy_set(24, split="elsewhere")
+    dev = SampleSet(
+        np.stack([other.picture(i) for i in range(24)]), other.table, SetInfo(split=split, seed=0, n=24)
+    )  # fmt: skip
+    with pytest.raises(DataError, match=f"to choose by is of the split '{split}', expected 'dev'.*--dev"):
+        Trainer(ToyTask(), settings(), toy_set(24), dev, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_without_meaning_is_left_to_whoever_named_it() -> None:
+    assert SetFeed(toy_set(24, split="elsewhere"), settings(), Needs()).steps == 3
 
 
 def test_all_processes_hold_out_the_same_domain_and_each_domain_has_its_turn(
@@ -254,7 +329,12 @@ def test_depth_lies_under_its_picture_with_jitter_and_flip() -> None:
 
 
 def test_a_set_without_depth_is_refused_where_depth_is_needed(face_pack: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train set has none; make it with `simulate --depth`"):
+    with pytest.raises(
+        DataError, match=r"train set has none; make it with `simulate --depth`.*`prepare --method cmfl`"
+    ):
         SetFeed(toy_set(8), settings(), Needs(depth=True))
+    measured = Needs(targets=DepthTargets(4, ("sensor", "ellipsoid")))
+    with pytest.raises(DataError, match=r'train set has none.*depth_target = "ellipsoid", or "rendered"'):
+        SetFeed(toy_set(8), settings(), measured)
     with pytest.raises(ConfigError, match=r"data\.depth = true"):
         StreamFeed(recipe(face_pack, tmp_path), settings(), Needs(depth=True))

@@ -20,7 +20,7 @@ from training.data.samples import SampleSet, SetInfo
 from training.distributed import Processes
 from training.errors import CheckpointError, ConfigError, DataError
 from training.feeds import SetFeed
-from training.fitted import fit_features
+from training.fitted import fit_features, fitted_line
 from training.runlog import BEST, HISTORY, RECORD
 from training.scoring import score_set
 from training.tasks import Needs
@@ -53,6 +53,9 @@ def test_a_fit_leaves_weights_history_and_record_and_scores_the_same_when_it_is_
     record = fit_features(build_fitted(config), config, SetFeed(TRAIN, config, Needs()), DEV, tmp_path)
     assert (record.dev_auc, record.dev_eer) == (1.0, 0.0)
     assert math.isnan(record.loss)
+    said = fitted_line(record)
+    assert "dev AUC 1.0000, dev EER 0.0000" in said
+    assert "nan" not in said
     assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, RECORD}
     written = json.loads((tmp_path / RECORD).read_text())
     # 4 parts, 6 channels and 59 patterns, and an intercept.

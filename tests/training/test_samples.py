@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,19 @@ def test_a_damaged_set_is_refused(whole: Path, tmp_path: Path, name: str, conten
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         SampleSet.load(tmp_path)
+
+
+def test_a_folder_of_sets_names_those_in_it_and_one_that_is_not_there_is_said(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere: there is no such folder.*`simulate`.*`prepare`"):
+        SampleSet.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"no set\.json\).*`simulate` or `prepare`"):
+        SampleSet.load(tmp_path)
+    for name in ("train", "test"):
+        shutil.copytree(whole, tmp_path / name)
+    (tmp_path / "dev").mkdir()
+    with pytest.raises(DataError, match="name one of them: ") as caught:
+        SampleSet.load(tmp_path)
+    assert str(caught.value).endswith(f": {tmp_path / 'train'}, {tmp_path / 'test'}")
 
 
 def test_a_damaged_description_is_not_overwritten(face_pack: Path, tmp_path: Path) -> None:

@@ -156,8 +156,41 @@ def test_fit_knows_methods_that_no_gradient_trains(
     config.write_text('[input]\nsize_px = 32\n[method]\nname = "lbp-svm"\n[optimiser]\nbatch = 6\nepochs = 1\n')
     arguments = ("--train", sets / "train", "--dev", sets / "dev", "--out", tmp_path / "run")
     assert run(monkeypatch, "fit", config, *arguments) == 0
-    assert "dev AUC" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "fitted in one go: dev AUC" in said
+    assert "nan" not in said
     assert {p.name for p in (tmp_path / "run").iterdir()} == {"best.safetensors", "history.jsonl", "run.json"}
+
+
+def test_sets_are_checked_before_a_network_is_made(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("the network was made first")
+
+    monkeypatch.setattr("training.fit.build_task", never)
+    config = tmp_path / "run.toml"
+    config.write_text(CONFIG)
+    one_class(sets, tmp_path / "one_class")
+    for dev, message in (
+        (tmp_path / "nowhere", "there is no such folder"),
+        (sets / "train", "to choose by is of the split 'train'"),
+        (tmp_path / "one_class", "the dev set needs bona fide presentations and attacks"),
+    ):
+        assert run(monkeypatch, "fit", config, "--train", sets / "train", "--dev", dev, "--out", tmp_path / "run") == 3
+        assert message in one_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_depth_is_missed_before_anything_is_simulated(
+    sets: Path, face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('[input]\nsize_px = 32\n[method]\nname = "rfmeta"\nwidth = 0.0625\n')
+    arguments = ("--train", sets / "train", "--data", face_pack, "--out", tmp_path / "run", "--cache", tmp_path / "c")
+    assert run(monkeypatch, "fit", config, *arguments) == 3
+    assert 'depth_target = "ellipsoid"' in one_line(capsys)
+    assert not (tmp_path / "c").exists()
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -200,7 +233,11 @@ def one_class(sets: Path, folder: Path) -> Path:
         (("fit", "{tmp}/bad.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "unknown field `sead`"),
         (
             ("fit", "{tmp}/good.toml", "--train", "{sets}/dev", "--dev", "{sets}/dev", "--out", "{tmp}/run"),
-            "people are in both",
+            "to train on is of the split 'dev'",
+        ),
+        (
+            ("fit", "{tmp}/good.toml", "--train", "{sets}", "--dev", "{sets}/dev", "--out", "{tmp}/run"),
+            "name one of them",
         ),
     ],
 )

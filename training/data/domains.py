@@ -7,7 +7,7 @@ number alone, so that training resumes anywhere; several processes share a step 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,6 +19,8 @@ from training.data.table import SampleRow
 from training.errors import ConfigError, DataError
 
 Int64Array: TypeAlias = NDArray[np.int64]
+#: What a domain is, see ``data.domain``.
+DomainRule: TypeAlias = Literal["auto", "camera", "source"]
 
 _CLASSES = {int(Label.ATTACK): "attacks", int(Label.BONA_FIDE): "bona fide presentations"}
 
@@ -136,7 +138,7 @@ def domain_order(names: Sequence[str], seed: int, number: int) -> tuple[str, ...
     return tuple(names[i] for i in order)
 
 
-def domain_of(row: SampleRow, rule: Literal["auto", "camera", "source"]) -> str:
+def domain_of(row: SampleRow, rule: DomainRule) -> str:
     """Domain of a sample.
 
     Raises:
@@ -147,10 +149,32 @@ def domain_of(row: SampleRow, rule: Literal["auto", "camera", "source"]) -> str:
         return row.source
     if camera is None:
         raise DataError(
-            f"data.domain is 'camera', but sample {row.index} has no parameter of that name; use 'source', or make the "
-            "set anew"
+            f'data.domain = "camera", but sample {row.index} does not say which camera took it, as recordings do not; '
+            'set data.domain = "source" (a domain for each data set) or "auto"'
         )
     return str(camera)
+
+
+def check_several(names: Collection[str], fewest: int, rule: DomainRule) -> None:
+    """Refuse too few domains for a method that learns to carry over from some to others.
+
+    Args:
+        names: The domains that there are.
+        fewest: How many the method needs.
+        rule: What a domain is, ``data.domain``.
+
+    Raises:
+        DataError: Says where domains come from.
+    """
+    if len(names) >= fewest:
+        return
+    what = {"camera": "cameras", "source": "data sets"}.get(rule, "cameras where samples name one, otherwise data sets")
+    raise DataError(
+        f"the method holds a domain out in every step and needs at least {fewest}, but there is only "
+        f"{', '.join(map(repr, sorted(names))) or 'none'}; domains are {what} (data.domain = {rule!r}): "
+        "set data.domain to what differs in the set, camera or source, or prepare several data sets together with "
+        "`prepare domains`"
+    )
 
 
 def _pools(domains: Sequence[str], labels: NDArray[np.generic]) -> dict[tuple[str, int], Int64Array]:

@@ -28,7 +28,7 @@ from training.data.manifest import Split
 from training.data.relief import RELIEF, read_relief
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
-from training.data.table import SampleRow, SetInfo
+from training.data.table import INFO, SampleRow, SetInfo, check_folder
 from training.data.work import Block, Recipe, in_order, make_block, make_simulator
 from training.errors import DataError
 
@@ -106,16 +106,19 @@ class SampleSet:
         """Map a finished set.
 
         Raises:
-            DataError: A part is missing or malformed, or the set is not finished.
+            DataError: There is no such folder, a part is missing or malformed, or the set is not finished.
         """
+        check_folder(folder)
         try:
-            info = msgspec.json.decode((folder / "set.json").read_bytes(), type=SetInfo)
+            info = msgspec.json.decode((folder / INFO).read_bytes(), type=SetInfo)
             lines = (folder / _TABLE).read_bytes().splitlines()
             table = [msgspec.json.decode(line, type=SampleRow) for line in lines]
             pictures = np.load(folder / _PICTURES, mmap_mode="r", allow_pickle=False)
             depth_mm = np.load(folder / _DEPTH, mmap_mode="r", allow_pickle=False) if info.depth else None
         except (OSError, EOFError, ValueError, msgspec.MsgspecError) as error:
-            raise DataError(f"{folder} is not a complete sample set ({error}); make it with `simulate`") from error
+            raise DataError(
+                f"{folder} is not a complete sample set ({error}); run the `simulate` or `prepare` that made it again"
+            ) from error
         if info.version != SetInfo(split="", seed=0, n=0).version:
             raise DataError(f"{folder} is a sample set of version {info.version}, which is not known; make it anew")
         if len(table) != info.n:
@@ -325,7 +328,7 @@ def written(out: Path) -> Iterator[None]:
 
 def check_claim(out: Path, info: SetInfo) -> None:
     """Refuse a folder that holds a set made with other parameters."""
-    path = out / "set.json"
+    path = out / INFO
     if not path.is_file():
         return
     try:
@@ -339,7 +342,7 @@ def check_claim(out: Path, info: SetInfo) -> None:
 def claim(out: Path, info: SetInfo) -> None:
     """Make the folder of a set and say in it what the set is made from."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "set.json").write_text(json.dumps(msgspec.to_builtins(info), indent=2) + "\n", encoding="utf-8")
+    (out / INFO).write_text(json.dumps(msgspec.to_builtins(info), indent=2) + "\n", encoding="utf-8")
 
 
 def _store(arrays: _Arrays, indices: Sequence[int], block: Block) -> None:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
+
+from training.errors import DataError
+
+#: Description of a set, in its folder.
+INFO = "set.json"
 
 
 class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,3 +67,29 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     canvas_scale: float = 2.0
     origin: str = ""
     chosen: str = ""
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds no set, and say what to name instead: often it holds the sets of the splits.
+
+    Args:
+        folder: Where a set is looked for.
+
+    Raises:
+        DataError: There is no such folder, or no description of a set in it.
+    """
+    if (folder / INFO).is_file():
+        return
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: there is no such folder; name a sample set that `simulate` made, or one of train, dev and test "
+            "in the folder of `prepare`"
+        )
+    within = [str(folder / name) for name in ("train", "dev", "test") if (folder / name / INFO).is_file()]
+    cure = (
+        f"it holds sample sets, so name one of them: {', '.join(within)}"
+        if within
+        else "name the folder of a set that `simulate` or `prepare` made; one whose making was interrupted is finished "
+        "by running that again"
+    )
+    raise DataError(f"{folder} is not a sample set (it has no {INFO}); {cure}")

@@ -94,13 +94,18 @@ class Mldg:
         self.model = model
         self.config = config if config is not None else MldgConfig()
 
+    @property
+    def fewest_domains(self) -> int:
+        """Two: the last is held out."""
+        return 2
+
     def losses(self, batches: Sequence[DomainBatch]) -> MetaLosses:
         """The objective of one step.
 
         Raises:
             BatchError: There are fewer than two domains.
         """
-        if len(batches) < 2:
+        if len(batches) < self.fewest_domains:
             raise BatchError(f"expected batches of at least two domains for MLDG, got {len(batches)}")
         config, test = self.config, batches[-1]
         on_train = torch.stack([class_loss(self.model(batch.images).logit, batch.labels) for batch in batches[:-1]])
@@ -141,6 +146,11 @@ class Reptile:
         _refuse_depth(model, "Reptile")
         self.model = model
         self.config = config if config is not None else ReptileConfig()
+
+    @property
+    def fewest_domains(self) -> int:
+        """One: no domain is held out."""
+        return 1
 
     def backward(self, batches: Sequence[DomainBatch]) -> MetaLosses:
         """Add (θ − φ) / α, averaged over the domains, to the parameters' ``grad``.

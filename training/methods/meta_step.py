@@ -65,6 +65,11 @@ class MetaStepConfig:
             if not holds:
                 raise ConfigError(f"meta step: expected {wanted}, got {name}={getattr(self, name)!r}")
 
+    @property
+    def fewest_domains(self) -> int:
+        """Batches that a step needs at least: two where a domain is held out for meta-test."""
+        return 1 if self.order == "none" else 2
+
 
 class DomainBatch(NamedTuple):
     """Samples of one domain, half bona fide and half attacks.
@@ -105,6 +110,11 @@ class MetaLosses(NamedTuple):
 class DomainObjective(Protocol):
     """What a loop over domain batches trains."""
 
+    @property
+    def fewest_domains(self) -> int:
+        """Batches that a step needs at least."""
+        ...
+
     def backward(self, batches: Sequence[DomainBatch]) -> MetaLosses:
         """Add the gradients of one step to the parameters' ``grad``; the last batch is the meta-test domain.
 
@@ -125,6 +135,11 @@ class MetaStep:
     def __init__(self, model: RFMeta, config: MetaStepConfig | None = None) -> None:
         self.model = model
         self.config = config if config is not None else MetaStepConfig()
+
+    @property
+    def fewest_domains(self) -> int:
+        """Batches that a step needs at least, see :class:`MetaStepConfig`."""
+        return self.config.fewest_domains
 
     def backward(self, batches: Sequence[DomainBatch]) -> MetaLosses:
         """Add the gradients of :func:`meta_losses` to the parameters' ``grad``.
@@ -154,7 +169,7 @@ def meta_losses(model: RFMeta, batches: Sequence[DomainBatch], config: MetaStepC
 
     Source: RFMeta, eq. 1 to 4.
     """
-    fewest = 1 if config.order == "none" else 2
+    fewest = config.fewest_domains
     if len(batches) < fewest:
         raise BatchError(
             f"expected batches of at least {fewest} domains for a step of order {config.order!r}, got {len(batches)}"

@@ -103,13 +103,25 @@ def report(model: nn.Module, dev: Sequence[DepthItem], real: Sequence[DepthItem]
             auc[group] = round(float(roc_auc_score(living[chosen], scores[chosen])), 3)
     real_scores = dict(zip([item.name for item in real], np.round(score(model, real), 4).tolist(), strict=True))
     threshold = float(thresholds[at])
+    strict = bpcer_threshold(scores[living], 0.01)
     return {
         "dev": len(dev), "auc": auc, "eer": round(float((wrong[at] + 1 - right[at]) / 2), 4),
         "threshold": round(threshold, 4), "real": real_scores,
         "real_rank": {name: round(float((scores[living] < value).mean()), 3) for name, value in real_scores.items()},
         "highest_flat": round(float(scores[np.isin(names, sorted(FLAT))].max(initial=0.0)), 4),
         "real_accepted": {name: bool(value >= threshold) for name, value in real_scores.items()},
+        "at_bpcer1": {
+            "threshold": round(strict, 4),
+            "apcer": {group: round(float((scores[names == group] >= strict).mean()), 4)
+                      for group in sorted(set(names[~living].tolist()))},
+            "real_accepted": {name: bool(value >= strict) for name, value in real_scores.items()},
+        },
     }  # fmt: skip
+
+
+def bpcer_threshold(living: NDArray[np.float64], rate: float) -> float:
+    """The highest of the scores of living people as a threshold at which at most this share of them is rejected."""
+    return float(np.sort(living)[int(rate * len(living))])
 
 
 def maps_of(data: Path, cache: Path, split: Split, n: int, seed: int) -> list[DepthItem]:

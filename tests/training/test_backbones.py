@@ -20,6 +20,7 @@ from training.backbones import (
     load_efficientnet_lite0_weights,
     load_torchvision_weights,
 )
+from training.backbones.densenet import _dense_block, _transition
 from training.backbones.efficientnet import _conv_norm
 from training.errors import (
     CheckpointFormatError,
@@ -80,6 +81,52 @@ def test_densenet161_children_have_the_tabulated_names_parameters_and_output_sha
         x = child(x)
         seen.append((name, _parameters(child), tuple(x.shape[1:])))
     assert seen == table
+
+
+def test_trunk_blocks_and_classifier_together_have_the_parameters_of_the_published_network() -> None:
+    # What lies behind the trunk, as published: 36 and 24 layers of growth 48 on 384 and 1,056 channels.
+    with torch.device("meta"):
+        parts = [
+            densenet161_trunk(), _dense_block(36, 384, 48), _transition(384 + 36 * 48, 1056),
+            _dense_block(24, 1056, 48), nn.BatchNorm2d(1056 + 24 * 48), nn.Linear(2208, 1000),
+        ]  # fmt: skip
+    assert sum(map(_parameters, parts)) == 28_681_000
+
+
+def _torchvision_densenet161() -> nn.Module:
+    """The network of torchvision, without weights; skips where torchvision cannot be used."""
+    try:
+        from torchvision.models import densenet161
+    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another version of PyTorch
+        pytest.skip(f"torchvision cannot be imported: {error}")
+    with torch.device("meta"):
+        network: nn.Module = densenet161(weights=None)
+    return network
+
+
+def test_the_trunk_is_the_first_eight_layers_of_torchvisions_network() -> None:
+    whole = _torchvision_densenet161()
+    assert _parameters(whole) == 28_681_000
+    with torch.device("meta"):
+        own = densenet161_trunk().state_dict()
+    first = tuple(f"features.{name}." for name, _ in list(whole.features.named_children())[:8])
+    theirs = {name: value for name, value in whole.state_dict().items() if name.startswith(first)}
+    assert {name: (value.shape, value.dtype) for name, value in own.items()} == {
+        name: (value.shape, value.dtype) for name, value in theirs.items()
+    }
+
+
+def test_torchvisions_network_loads_whole_and_gives_the_same_features() -> None:
+    _torchvision_densenet161()
+    from torchvision.models import densenet161
+
+    torch.manual_seed(0)
+    whole = densenet161(weights=None).eval()
+    trunk = densenet161_trunk().eval()
+    load_torchvision_weights(trunk, whole.state_dict())
+    x = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(x), whole.features[:8](x))
 
 
 def test_densenet161_trunk_has_39_convolutions_39_norms_and_22983_buffer_values() -> None:

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.training.fixtures.toy_sets import ToyTask, toy_set
 from training.config import InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
 from training.errors import ConfigError
 from training.loop import StepRecord, Trainer
 from training.runlog import hashed_people, surroundings
+from training.tasks import MIXED, Batch, Needs
+
+
+class Writer:
+    """What stands in for TensorBoard's writer: keeps what it is told."""
+
+    made: list[Writer]
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.told, self.closed = folder, list[tuple[str, float, int]](), 0
+        self.made.append(self)
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        assert not self.closed
+        self.told.append((tag, value, step))
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class TwoLosses(ToyTask):
+    """Logs more than its total."""
+
+    needs = Needs()
+
+    def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
+        total = self.loss(batches[MIXED].rgb, batches[MIXED].labels)
+        return {"total": total, "half": total / 2}
+
+    def score_batch(self, batch: Batch) -> Tensor:
+        return self.score(batch.rgb)
+
 
 TRAIN, DEV = toy_set(32), toy_set(24, split="dev")
 
@@ -80,3 +116,40 @@ def test_a_file_of_weights_is_told_with_its_hash(tmp_path: Path) -> None:
     # NIST's example for SHA-256.
     wanted = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (around["trunk_weights"], around["trunk_weights_sha256"]) == (str(path), wanted)
+
+
+@pytest.fixture
+def writers(monkeypatch: pytest.MonkeyPatch) -> list[Writer]:
+    """Writers that are made while TensorBoard seems to be installed."""
+    Writer.made = []
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Writer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    return Writer.made
+
+
+def test_tensorboard_gets_the_figures_of_the_log_and_of_the_history_and_is_closed(
+    tmp_path: Path, writers: list[Writer]
+) -> None:
+    config = settings(MachineConfig(device="cpu", log_every=3, tensorboard=True))
+    list(Trainer(TwoLosses(), config, TRAIN, DEV, tmp_path).run())
+    (writer,) = writers
+    assert (Path(writer.folder), writer.closed) == (tmp_path / "tensorboard", 1)
+    with (tmp_path / "log.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows] == [3, 4, 7, 8]
+    wanted = [
+        (tag, float(row[tag]), int(row["step"]))
+        for row in rows
+        for tag in ("learning_rate", "samples_per_s", "loss", "loss_half")
+    ]
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    # Epochs of four steps: dev is told at the step that it was scored after.
+    wanted += [(tag, epoch[tag], 4 * epoch["epoch"]) for epoch in history for tag in ("dev_auc", "dev_eer")]
+    assert sorted(writer.told) == sorted(wanted)
+    assert len(writer.told) == 4 * 4 + 2 * 2
+
+
+def test_tensorboard_gets_nothing_unless_it_is_asked_for(tmp_path: Path, writers: list[Writer]) -> None:
+    list(Trainer(ToyTask(), settings(MachineConfig(device="cpu")), TRAIN, DEV, tmp_path).run())
+    assert not writers

@@ -6,52 +6,36 @@ more than mixed batches of pictures says so there: see :mod:`training.tasks`.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from dataclasses import replace
+from typing import TypeAlias, cast
 
 import msgspec
-import torch
 from torch import Tensor, nn
 
-from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights, torchvision_weights
+from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
 from training.data.depth_targets import DepthTargets, ProviderName
-from training.errors import BatchError, ConfigError
+from training.errors import ConfigError
 from training.inputs import GraphInput
-from training.inputs_depth import BytesInput, depth_input, rgbd_input
 from training.meta_task import DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig, Cosines, Losses
-from training.methods.base import Method, without_autocast
+from training.methods.base import without_autocast
 from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
 from training.methods.cdcn import CDCN, CDCN_MEAN, CDCN_STD, CDCNConfig, DepthLosses, DepthMap
-from training.methods.cmfl import CMFLConfig, densenet_cmfl
 from training.methods.lbp_svm import LbpSvm, LbpSvmConfig
 from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
 from training.methods.meta_baselines import build_baseline
 from training.methods.rfmeta import RFMetaConfig
-from training.methods.rgbd_baselines import (
-    deeppixbis_depth,
-    late_fusion,
-    mc_pixbis,
-    multi_level_fusion,
-    rgbd_mh_bce,
-    score_fusion,
-)
+from training.rgbd_task import cmfl, rgbd_baseline
+from training.settings import imagenet_weights, with_options
 from training.tasks import Batch, FittedTask, MethodStep, Needs, ScoringTask, StepTask, Task
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 __all__ = [
     "FITTED", "METHODS", "MethodTask", "ScoringTask", "Task", "build_fitted", "build_task", "build_trunk",
     "has_trunk", "method_settings", "with_options",
 ]  # fmt: skip
 
-_LOG = logging.getLogger("training")
 _Colour: TypeAlias = tuple[float, float, float]
 
 
@@ -84,8 +68,8 @@ class MethodTask(MethodStep[Cosines, Losses]):
         settings = method_settings(config)
         trunk = build_trunk(config.method)
         method, see = ADeepPixBiS(trunk, settings), PictureInput(config, trunk.input_mean, trunk.input_std)
-        # The mean of the score map: what the student imitates and what is exported.
-        super().__init__(method, see, score="map")
+        # By default the mean of the score map: what the student imitates and what is exported.
+        super().__init__(method, see, score=settings.score_head)
         self._network, self._input = method, see.graph
 
     @property
@@ -100,8 +84,8 @@ class MethodTask(MethodStep[Cosines, Losses]):
             return self._network.loss(outputs, labels).total
 
     def score(self, rgb: Tensor) -> Tensor:
-        """Return the mean of the score map: what the student imitates and what is exported."""
-        return self._network.scores(self._network(self._input(rgb)))["map"]
+        """Return the chosen score, by default the mean of the score map."""
+        return self._network.scores(self._network(self._input(rgb)))[self.primary_score]
 
     def cosines(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosine map (N, m, m) and image cosine (N,), for distillation."""
@@ -111,81 +95,9 @@ class MethodTask(MethodStep[Cosines, Losses]):
 
 def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
     trunk = build_trunk(config.method)
-    settings = DeepPixBiSConfig(map_side=config.input.size_px // trunk.stride)
+    settings = with_options(DeepPixBiSConfig(map_side=config.input.size_px // trunk.stride), config.method)
     see = PictureInput(config, trunk.input_mean, trunk.input_std)
-    return MethodStep(DeepPixBiS(trunk, with_options(settings, config.method)), see)
-
-
-class RgbdInput(nn.Module):
-    """First layer of methods that see colour and depth, or depth alone.
-
-    Args:
-        layer: For four channels, or for one.
-    """
-
-    def __init__(self, layer: BytesInput) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Normalise the pictures and depth of a batch: float32 (N, 4, S, S), or depth alone (N, 1, S, S).
-
-        Raises:
-            BatchError: The batch has no depth.
-        """
-        if batch.depth is None:
-            raise BatchError("the method looks at depth, but the batch has none; Needs(depth=True) asks for it")
-        depth = batch.depth.unsqueeze(3)
-        channels = depth if self.layer.get_buffer("factor").numel() == 1 else torch.cat([batch.rgb, depth], dim=3)
-        return cast(Tensor, self.layer(channels))
-
-
-def _cmfl(config: TrainConfig) -> StepTask:
-    weights = _densenet_weights(config)
-    settings = with_options(CMFLConfig.from_profile(config.method.profile), config.method)
-    model = densenet_cmfl(settings, width=config.method.width, weights=weights)
-    see = RgbdInput(rgbd_input(settings.normalisation))
-    return MethodStep(model, see, Needs(depth=True), score=settings.score_head)
-
-
-def _fusion(make: Callable[..., Method[Any, Any]], config: TrainConfig, *, sized: bool, alone: bool) -> StepTask:
-    weights, side = _densenet_weights(config), {"side_px": config.input.size_px} if sized else {}
-    if config.method.options:
-        raise ConfigError(f"{config.method.name} has no options, got {', '.join(config.method.options)}")
-    model = make(width=config.method.width, weights=weights, **side)
-    return MethodStep(model, RgbdInput(depth_input() if alone else rgbd_input()), Needs(depth=True))
-
-
-def _densenet_weights(config: TrainConfig) -> Path | Mapping[str, Tensor] | None:
-    """Weights for methods that build their own trunks."""
-    m = config.method
-    if m.trunk != "densenet161" or config.input.brightness:
-        raise ConfigError(
-            f"{m.name} is built on densenet161 and without input.brightness; got trunk = {m.trunk!r}, brightness = "
-            f"{config.input.brightness}"
-        )
-    return _imagenet_weights(m)
-
-
-def _imagenet_weights(m: MethodConfig) -> Path | Mapping[str, Tensor] | None:
-    """ImageNet weights of densenet161: a file, torchvision's, or loudly none.
-
-    Raises:
-        ConfigError: Both are asked for, or some for a trunk of another width.
-        WeightsUnavailableError: torchvision's cannot be had.
-    """
-    if m.pretrained and m.weights:
-        raise ConfigError(
-            f"method.pretrained = true fetches ImageNet weights and method.weights = {m.weights!r} names a file of "
-            "them: keep one of the two"
-        )
-    if (m.pretrained or m.weights) and m.width != 1:
-        raise ConfigError(f"ImageNet weights of densenet161 are those of method.width = 1, got {m.width}")
-    if m.pretrained:
-        return torchvision_weights()
-    if not m.weights:
-        _LOG.warning("no ImageNet weights for densenet161: training from scratch, not as the paper does")
-    return Path(m.weights) if m.weights else None
+    return MethodStep(DeepPixBiS(trunk, settings), see, score=settings.score_head)
 
 
 def _rfmeta(config: TrainConfig) -> StepTask:
@@ -243,13 +155,11 @@ def _lbp_svm(config: TrainConfig) -> FittedTask:
 METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
     "a-deeppixbis": MethodTask,
     "deeppixbis": _deeppixbis,
-    "cmfl": _cmfl,
-    "rgbd-mh-bce": partial(_fusion, rgbd_mh_bce, sized=False, alone=False),
-    "late-fusion": partial(_fusion, late_fusion, sized=False, alone=False),
-    "mc-pixbis": partial(_fusion, mc_pixbis, sized=True, alone=False),
-    "deeppixbis-depth": partial(_fusion, deeppixbis_depth, sized=True, alone=True),
-    "score-fusion": partial(_fusion, score_fusion, sized=True, alone=False),
-    "multi-level-fusion": partial(_fusion, multi_level_fusion, sized=False, alone=False),
+    "cmfl": cmfl,
+    **dict.fromkeys(
+        ("rgbd-mh-bce", "late-fusion", "mc-pixbis", "deeppixbis-depth", "score-fusion", "multi-level-fusion"),
+        rgbd_baseline,
+    ),
     "cdcn": _cdcn,
     **dict.fromkeys(RFMETA_ROWS, _rfmeta),
 }
@@ -317,35 +227,6 @@ def build_fitted(config: TrainConfig) -> FittedTask:
     return FITTED[config.method.name](config)
 
 
-_SettingsT = TypeVar("_SettingsT", bound="DataclassInstance")
-
-
-def with_options(settings: _SettingsT, config: MethodConfig) -> _SettingsT:
-    """Settings of a method, changed as ``method.options`` says.
-
-    Args:
-        settings: A frozen dataclass, such as those of the profiles.
-        config: Where the options are.
-
-    Returns:
-        Settings of the same class, checked by it.
-
-    Raises:
-        ConfigError: There is no field of that name, or the value is of another type.
-    """
-    known = {field.name for field in fields(settings)}
-    for name in config.options:
-        if name not in known:
-            raise ConfigError(f"method.options.{name} is unknown to {config.name}; it has {', '.join(sorted(known))}")
-    kind = type(settings)
-    whole = {name: getattr(settings, name) for name in known} | dict(config.options)
-    try:
-        # Types are checked by the annotations of the class; a whole number may stand for a float.
-        return msgspec.convert(whole, kind)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"method.options: {error}") from error
-
-
 def method_settings(config: TrainConfig) -> ADeepPixBiSConfig:
     """Settings of A-DeepPixBiS for a run.
 
@@ -376,7 +257,7 @@ def build_trunk(config: MethodConfig) -> Trunk:
         if config.width != 1 or config.weights:
             raise ConfigError("efficientnet_lite0 has no width and loads its weights from its own package")
         return make(pretrained=config.pretrained)
-    trunk, weights = make(width=config.width), _imagenet_weights(config)
+    trunk, weights = make(width=config.width), imagenet_weights(config)
     if weights is not None and isinstance(trunk, DenseNetTrunk):
         load_torchvision_weights(trunk, weights)
     return trunk

@@ -37,6 +37,33 @@ def test_the_published_run_has_the_published_settings(repository: Path) -> None:
     assert (config.seed, config.input.size_px, config.method.trunk) == (42, 224, "densenet161")
 
 
+@pytest.mark.parametrize(
+    ("name", "published"),
+    # Learning rate, weight decay, batch, epochs, seed, and the epoch that is kept.
+    [
+        ("a_deeppixbis", (1e-3, 1e-5, 64, 10, 42, "acer")),
+        ("a_deeppixbis_official", (1e-3, 1e-5, 64, 5, 42, "loss")),
+        ("deeppixbis", (1e-4, 1e-5, 32, 50, 42, "loss")),
+        ("cmfl", (1e-4, 1e-6, 64, 25, 3, "loss")),
+        ("rfmeta", (1e-3, 0.0, 120, 10, 42, "last")),
+    ],
+)
+def test_published_runs_train_and_choose_as_published(
+    repository: Path, name: str, published: tuple[float | str, ...]
+) -> None:
+    config = load_config(repository / "training" / "configs" / f"{name}.toml")
+    o = config.optimiser
+    assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, config.seed, o.keep) == published
+    assert (o.schedule, o.warmup_steps, o.average, o.clip_norm, o.decoupled) == ("constant", 0, 0.0, 0.0, False)
+
+
+def test_the_run_of_the_released_code_thins_out_attacks_once_and_does_not_normalise(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "a_deeppixbis_official.toml")
+    settings = method_settings(config)
+    assert (config.data.balance, settings.lambda_pixel, settings.normalise_weights) == ("once", 0.5, False)
+    assert (settings.pixel_reduction, settings.margin_mode) == ("sum", "plain")
+
+
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_config(written(tmp_path, "")) == TrainConfig()
 

@@ -21,6 +21,7 @@ from training.methods.base import Method, at_least_float32, check_images, check_
 
 MarginMode = Literal["none", "plain", "monotone", "arcface"]
 PixelReduction = Literal["mean", "sum"]
+ScoreHead = Literal["map", "binary", "map_att"]
 ProfileName = Literal["paper", "official", "default"]
 
 _NORM_FLOOR = 1e-12  # added to squared norms: keeps the gradient finite where a feature vector is zero
@@ -43,6 +44,8 @@ class ADeepPixBiSConfig:
         attention: Weight the pixels by a trained map; without it all weigh the same.
         embedding: Length of the embedding of the image head.
         map_side: Cells along one side of the feature map: the input has 16 times as many pixels.
+        score_head: Which of :meth:`ADeepPixBiS.scores` decides in training and evaluation; the paper reports ``binary``
+            and ``map``. Students and exported graphs have the map.
     """
 
     margin: float = 0.5
@@ -55,6 +58,7 @@ class ADeepPixBiSConfig:
     attention: bool = True
     embedding: int = 512
     map_side: int = 14
+    score_head: ScoreHead = "map"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,13 @@ class DeepPixBiSConfig:
         lambda_pixel: Weight of the pixel loss; the image loss has the rest.
         pixel_smoothing: The targets of the map are 1 − this for bona fide and this for attacks.
         map_side: Cells along one side of the feature map: the input has 16 times as many pixels.
+        score_head: Which of :meth:`DeepPixBiS.scores` decides.
     """
 
     lambda_pixel: float = 0.5
     pixel_smoothing: float = 0.01
     map_side: int = 14
+    score_head: Literal["map", "binary", "combined"] = "map"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.

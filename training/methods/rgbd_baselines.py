@@ -6,6 +6,7 @@ Most are settings of networks that exist. :data:`RGBD_METHODS` names them all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -28,23 +29,25 @@ _STRIDE = 16
 _LEVELS = ("pool0", "transition1", "transition2")
 
 
-def rgbd_mh_bce(*, width: float = 1.0, weights: Weights = None) -> CMFL:
-    """Build RGBD-MH-BCE: CMFL whose branches learn by plain cross-entropy (γ = 0).
+def rgbd_mh_bce(config: CMFLConfig | None = None, *, width: float = 1.0, weights: Weights = None) -> CMFL:
+    """Build RGBD-MH-BCE: CMFL whose branches learn by plain cross-entropy (γ = 0, whatever ``config`` says).
 
     Source: George & Marcel, CVPR 2021, ablation of the loss.
     """
-    return densenet_cmfl(CMFLConfig(gamma=0.0), width=width, weights=weights)
+    return densenet_cmfl(replace(config or CMFLConfig(), gamma=0.0), width=width, weights=weights)
 
 
-def late_fusion(*, width: float = 1.0, weights: Weights = None) -> CMFL:
+def late_fusion(config: CMFLConfig | None = None, *, width: float = 1.0, weights: Weights = None) -> CMFL:
     """Build fusion of embeddings: both trunks' mean features side by side, one head, cross-entropy.
 
-    This is CMFL with β = 0. Its branch heads exist but learn nothing and give no scores.
+    This is CMFL with β = 0, whatever ``config`` says. Its branch heads exist but learn nothing and give no scores.
     """
-    return densenet_cmfl(CMFLConfig(beta=0.0), width=width, weights=weights)
+    return densenet_cmfl(replace(config or CMFLConfig(), beta=0.0), width=width, weights=weights)
 
 
-def mc_pixbis(*, side_px: int = 224, width: float = 1.0, weights: Weights = None) -> DeepPixBiS:
+def mc_pixbis(
+    *, side_px: int = 224, config: DeepPixBiSConfig | None = None, width: float = 1.0, weights: Weights = None
+) -> DeepPixBiS:
     """Build MC-PixBiS: DeepPixBiS on (N, 4, S, S) images, colour and depth fused by the first convolution.
 
     At width 1 and 224 pixels it has 3,203,430 parameters. Each of the four input slots of the first convolution
@@ -56,10 +59,12 @@ def mc_pixbis(*, side_px: int = 224, width: float = 1.0, weights: Weights = None
     Source: Heusch et al., "Deep Models and Shortwave Infrared Information to Detect Face Presentation Attacks", T-BIOM
     2020 (multi-channel input); George & Marcel, ICB 2019 (network and loss).
     """
-    return _deeppixbis(4, side_px, width, weights)
+    return _deeppixbis(4, side_px, config, width, weights)
 
 
-def deeppixbis_depth(*, side_px: int = 224, width: float = 1.0, weights: Weights = None) -> DeepPixBiS:
+def deeppixbis_depth(
+    *, side_px: int = 224, config: DeepPixBiSConfig | None = None, width: float = 1.0, weights: Weights = None
+) -> DeepPixBiS:
     """Build DeepPixBiS on depth alone, (N, 1, S, S); the first convolution starts from the mean over colour.
 
     Raises:
@@ -67,16 +72,19 @@ def deeppixbis_depth(*, side_px: int = 224, width: float = 1.0, weights: Weights
 
     Source: George & Marcel, ICB 2019.
     """
-    return _deeppixbis(1, side_px, width, weights)
+    return _deeppixbis(1, side_px, config, width, weights)
 
 
-def score_fusion(*, side_px: int = 224, width: float = 1.0, weights: Weights = None) -> ScoreFusion:
+def score_fusion(
+    *, side_px: int = 224, config: DeepPixBiSConfig | None = None, width: float = 1.0, weights: Weights = None
+) -> ScoreFusion:
     """Build :class:`ScoreFusion` of two DeepPixBiS.
 
     Raises:
         ConfigError: The side is not a positive multiple of 16.
     """
-    return ScoreFusion(_deeppixbis(3, side_px, width, weights), _deeppixbis(1, side_px, width, weights))
+    rgb, depth = (_deeppixbis(channels, side_px, config, width, weights) for channels in (3, 1))
+    return ScoreFusion(rgb, depth)
 
 
 def multi_level_fusion(*, width: float = 1.0, weights: Weights = None) -> MultiLevelFusion:
@@ -160,12 +168,13 @@ class ScoreFusion(Method[FusedPixelLogits, FusedPixelLosses]):
         """Turn logits into (N,) scores in [0, 1], higher = bona fide.
 
         Returns:
-            ``rgb`` and ``depth``: mean of the network's map. ``mean``: the mean of both. Without depth ``rgb`` only.
+            ``rgb`` and ``depth``: the network's score, by default the mean of its map. ``mean``: the mean of both.
+            Without depth ``rgb`` only.
         """
-        rgb = self.rgb.scores(outputs.rgb)["map"]
+        rgb = self.rgb.scores(outputs.rgb)[self.rgb.config.score_head]
         if outputs.depth is None:
             return {"rgb": rgb}
-        depth = self.depth.scores(outputs.depth)["map"]
+        depth = self.depth.scores(outputs.depth)[self.depth.config.score_head]
         return {"mean": (rgb + depth) / 2.0, "rgb": rgb, "depth": depth}
 
 
@@ -275,10 +284,13 @@ def _trunk(channels: int, width: float, weights: Weights) -> DenseNetTrunk:
     return trunk
 
 
-def _deeppixbis(channels: int, side_px: int, width: float, weights: Weights) -> DeepPixBiS:
+def _deeppixbis(
+    channels: int, side_px: int, config: DeepPixBiSConfig | None, width: float, weights: Weights
+) -> DeepPixBiS:
     if side_px < _STRIDE or side_px % _STRIDE:
         raise ConfigError(f"expected an input side that is a multiple of {_STRIDE}, got {side_px}")
-    return DeepPixBiS(_trunk(channels, width, weights), DeepPixBiSConfig(map_side=side_px // _STRIDE))
+    settings = replace(config or DeepPixBiSConfig(), map_side=side_px // _STRIDE)
+    return DeepPixBiS(_trunk(channels, width, weights), settings)
 
 
 def _check_channels(what: str, rgb: int, depth: int) -> None:

@@ -294,6 +294,33 @@ def test_people_in_both_sets_are_refused_unless_allowed_and_then_recorded(folder
     assert "check `shared-subjects` was switched off" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_people_of_the_training_are_refused_in_test_and_dev_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    """Digests as coreutils' sha256sum writes them: printf 'toy/test1' | sha256sum | head -c 12."""
+    run = untrained_run(tmp_path / "run", "a-deeppixbis")
+    one, pictures = Pair(run, folder / "dev", folder / "test"), "rates on people whom the network knows flatter"
+    for people, message in (
+        (["ad88e780caed", "0" * 12], f"1 people of the training are in the test set, such as 'toy/test1': {pictures};"),
+        (["ff8808e3028c"], "1 people of the training are in the dev set, such as 'toy/dev0'"),
+    ):
+        (run / "run.json").write_text(json.dumps({"people": people}))
+        with pytest.raises(DataError, match=f"{message}.*--allow shared-subjects"):
+            evaluate_runs([one], tmp_path / "out", QUICK)
+    assert not (tmp_path / "out").exists()
+    options = Options(resamples=0, plots=False, device="cpu", allow=(Override.SHARED_SUBJECTS,))
+    (result,) = evaluate_runs([one], tmp_path / "out", options).runs
+    assert "people of the training are in the dev set" in result.overrides["shared-subjects"]
+
+
+def test_the_report_says_where_people_of_the_training_could_not_be_looked_for(folder: Path, tmp_path: Path) -> None:
+    run = untrained_run(tmp_path / "run", "a-deeppixbis")
+    said = []
+    for record in ("{}", '{"people": ["0123456789ab"]}'):
+        (run / "run.json").write_text(record)
+        evaluate_runs([Pair(run, folder / "dev", folder / "test")], tmp_path / "out", QUICK)
+        said.append("could not be checked" in (tmp_path / "out" / "report.md").read_text())
+    assert said == [True, False]
+
+
 def test_impossible_options_are_refused() -> None:
     for options, match in (
         ({"resamples": 10}, "at least 1000"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -34,6 +35,8 @@ def check_sets(
     needs: Needs,
     allow: Collection[Override] = (),
     trained_on: Mapping[str, Mapping[str, JsonValue]] | None = None,
+    *,
+    people: Collection[str] = (),
 ) -> dict[str, str]:
     """Check a pair of sets.
 
@@ -43,13 +46,16 @@ def check_sets(
         needs: What the network looks at.
         allow: Checks that may fail.
         trained_on: Descriptions of the sets of the training.
+        people: Everybody in the training samples, as :func:`fingerprint` writes them; empty where it is not known, and
+            nothing can be checked.
 
     Returns:
         What was found by checks that were allowed to fail.
 
     Raises:
         DataError: Another split, a class or species that is missing, no depth where it is needed, pictures of different
-            size; or crops of different rules, or people in both sets, unless that is allowed.
+            size; or crops of different rules, or people in both sets or in one and in the training, unless that is
+            allowed.
     """
     for record, samples in (dev, test):
         _check_one(record, samples, needs)
@@ -57,12 +63,25 @@ def check_sets(
     found: dict[Override, str] = {}
     if problem := _crops(dev, test, trained_on or {}):
         found[Override.OTHER_CROPS] = problem
-    if problem := _shared(dev[1], test[1]):
+    problems = [_shared(dev[1], test[1]), *(_learnt(record.split, samples, people) for record, samples in (test, dev))]
+    if problem := "; ".join(problem for problem in problems if problem):
         found[Override.SHARED_SUBJECTS] = problem
     for override, problem in found.items():
         if override not in allow:
             raise DataError(f"{problem}; --allow {override.value} goes on all the same, and the report will say so")
     return {override.value: problem for override, problem in found.items()}
+
+
+def fingerprint(identity: str) -> str:
+    """How a run record names somebody: without a name, and yet to be recognised.
+
+    Args:
+        identity: As in the table of a set.
+
+    Returns:
+        The first 12 hexadecimal digits of the SHA-256 of its UTF-8 bytes.
+    """
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def describe_set(folder: Path, samples: SampleSet) -> SetRecord:
@@ -158,3 +177,13 @@ def _shared(dev: SampleSet, test: SampleSet) -> str:
         f"{len(shared)} people are in both the dev and the test set, such as {min(shared)!r}: rates at thresholds "
         "chosen on the same people flatter"
     )
+
+
+def _learnt(split: str, samples: SampleSet, people: Collection[str]) -> str:
+    """Whom of a set the network has learnt from; empty if nobody, or if it is not known."""
+    known = frozenset(people)
+    shared = {row.identity for row in samples.table if fingerprint(row.identity) in known} if known else set()
+    if not shared:
+        return ""
+    why = "rates on people whom the network knows" if split == "test" else "thresholds chosen on people whom it knows"
+    return f"{len(shared)} people of the training are in the {split} set, such as {min(shared)!r}: {why} flatter"

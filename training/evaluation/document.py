@@ -174,6 +174,7 @@ class RunRecord(_Part, frozen=True):
         parameters: Numbers in the network.
         commit: Of the code that trained it; empty if unknown.
         trunk_weights: What its trunk started from; empty if unknown.
+        people: How many people it was trained on; 0 if unknown, and nobody could look for them in dev and test.
     """
 
     folder: str
@@ -186,6 +187,7 @@ class RunRecord(_Part, frozen=True):
     parameters: int
     commit: str = ""
     trunk_weights: str = ""
+    people: int = 0
 
     @property
     def network(self) -> str:

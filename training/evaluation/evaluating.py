@@ -174,7 +174,7 @@ def _open(pair: Pair, options: Options) -> _Opened:
     dev, test = (
         (describe_set(folder, samples), samples) for folder, samples in zip((pair.dev, pair.test), sets, strict=True)
     )
-    overrides = check_sets(dev, test, run.task.needs, options.allow, run.trained_on)
+    overrides = check_sets(dev, test, run.task.needs, options.allow, run.trained_on, people=run.people)
     for samples in sets:
         check_crops(samples, run.config.input.spec())
     if options.maps:

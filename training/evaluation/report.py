@@ -73,6 +73,11 @@ def _about(run: RunResult) -> str:
         f"- test: {_set(run.test)}",
     ]
     lines += [f"- **check `{name}` was switched off**: {problem}" for name, problem in run.overrides.items()]
+    if not r.people:
+        lines.append(
+            "- the run does not say on whom it was trained (`people` in its `run.json`): that none of them is in dev "
+            "or test could not be checked"
+        )
     if not (run.dev.origin and run.test.origin):
         lines.append("- simulated samples: these figures say nothing about any published protocol")
     if "video" not in run.levels:

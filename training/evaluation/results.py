@@ -163,7 +163,8 @@ def _render(layout: Layout, entries: Sequence[Entry], std: Std) -> str:
 
 
 def _published(row: PublishedRow, layout: Layout) -> list[str]:
-    return [row.method, *(row.cells.get(column, "") for column in layout.columns)]
+    name = f"{row.method} ({row.remark})" if row.remark else row.method
+    return [name, *(row.cells.get(column, "") for column in layout.columns)]
 
 
 def _ours(entries: Sequence[Entry], layout: Layout, std: Std) -> list[list[str]]:

@@ -39,12 +39,15 @@ class LoadedRun:
         config: What it was trained by.
         record: The same for ``metrics.json``.
         trained_on: Descriptions of its train and dev sets; empty where the run does not say.
+        people: Fingerprints of everybody in its training samples (:func:`training.evaluation.checks.fingerprint`);
+            empty where the run does not say, as older ones do not.
     """
 
     task: StepTask
     config: TrainConfig
     record: RunRecord
     trained_on: Mapping[str, Mapping[str, JsonValue]]
+    people: frozenset[str] = frozenset()
 
 
 def load_run(folder: Path, choice: CheckpointChoice = "auto") -> LoadedRun:
@@ -77,7 +80,8 @@ def load_run(folder: Path, choice: CheckpointChoice = "auto") -> LoadedRun:
     load_exactly(task.module, _weights(checkpoint, path, which), what=str(path))
     task.module.eval()
     record = _read_record(folder)
-    return LoadedRun(task, config, _record(folder, which, checkpoint, config, task.module, record), _sets(record))
+    described = _record(folder, which, checkpoint, config, task.module, record)
+    return LoadedRun(task, config, described, _sets(record), _people(record))
 
 
 class FittedScores:
@@ -175,6 +179,11 @@ def _sets(record: Mapping[str, JsonValue]) -> dict[str, Mapping[str, JsonValue]]
     return {name: value for name, value in named.items() if isinstance(value, Mapping)}
 
 
+def _people(record: Mapping[str, JsonValue]) -> frozenset[str]:
+    found = record.get("people")
+    return frozenset(str(one) for one in found) if isinstance(found, list) else frozenset()
+
+
 def _record(  # noqa: PLR0917 - private
     folder: Path,
     which: CheckpointName,
@@ -194,4 +203,5 @@ def _record(  # noqa: PLR0917 - private
         parameters=sum(p.numel() for p in module.parameters()),
         commit=str(record.get("commit") or ""),
         trunk_weights=str(record.get("trunk_weights") or ""),
+        people=len(_people(record)),
     )

@@ -1,0 +1,64 @@
+"""The page on methods: every question of the register has an answer, and every switch that it names exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.build import FITTED, METHODS, MethodTask, build_task
+from training.config import load_config
+
+PAGE = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+ROWS = {
+    cells[0]: cells[1:]
+    for line in PAGE.splitlines()
+    if len(cells := [cell.strip() for cell in line.strip("|").split(" | ")]) == 4
+    and re.fullmatch(r"[A-D]\d+", cells[0])
+}
+METHOD_OF = {"A": "cmfl", "B": "a-deeppixbis", "C": "rfmeta"}
+SWITCH = re.compile(r"`((?:method|optimiser|input|data)\.[\w.]+ = [^`]+)`")
+SWITCHES = [(row, line) for row, cells in ROWS.items() for line in SWITCH.findall(cells[2])]
+
+
+def test_every_question_of_the_register_is_answered() -> None:
+    wanted = [*(f"A{i}" for i in range(1, 10)), *(f"B{i}" for i in range(1, 15)), *(f"C{i}" for i in range(1, 14))]
+    assert sorted(ROWS) == sorted([*wanted, "D1", "D2"])
+    for row, (question, default, change) in ROWS.items():
+        assert question, row
+        assert default, row
+        assert "`" in change or "not offered" in change or change == "nothing to choose", row
+
+
+@pytest.mark.parametrize(("row", "line"), SWITCHES, ids=[f"{row}: {line}" for row, line in SWITCHES])
+def test_every_switch_of_the_register_is_one(tmp_path: Path, row: str, line: str) -> None:
+    start = f'method.name = "{METHOD_OF[row[0]]}"\nmethod.width = 0.0625\n'
+    path = tmp_path / "run.toml"
+    path.write_text(start)
+    plain = load_config(path)
+    path.write_text(start + line + "\n")
+    changed = load_config(path)
+    with torch.device("meta"):
+        build_task(changed)
+    assert changed != plain
+
+
+def test_every_method_and_every_configuration_is_on_the_page() -> None:
+    assert all(f"`{name}`" in PAGE for name in {**METHODS, **FITTED})
+    folder = Path(__file__).parents[2] / "training" / "configs"
+    assert {path.name for path in folder.glob("*.toml")} <= set(re.findall(r"[\w/]*?(\w+\.toml)", PAGE))
+    for name in re.findall(r"training/configs/(\w+\.toml)", PAGE):
+        assert load_config(folder / name).method.name in {**METHODS, **FITTED}
+
+
+def test_switches_below_the_register_are_some_too(tmp_path: Path) -> None:
+    found = SWITCH.findall(PAGE.split("Two more,", 1)[1])
+    assert found == ['optimiser.keep = "loss"', 'data.balance = "once"', 'method.options.score_head = "binary"']
+    path = tmp_path / "run.toml"
+    path.write_text('method.name = "a-deeppixbis"\nmethod.width = 0.0625\n' + "\n".join(found))
+    with torch.device("meta"):
+        task = build_task(load_config(path))
+    assert isinstance(task, MethodTask)
+    assert task.primary_score == "binary"

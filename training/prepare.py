@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,11 @@ from training.data.protocols.record import suggest
 from training.errors import ConfigError, DataError, ProtocolError
 
 console = Console()
+
+#: File of problems; with ``--out OUT`` it is called ``OUT_problems.txt`` and lies beside OUT.
+PROBLEMS = "problems.txt"
+#: Problems that the terminal shows.
+_SHOWN = 20
 
 
 def prepare_command(  # noqa: PLR0917 - typer passes by name
@@ -48,18 +54,22 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     rule = choose_rule(method, frames, scale)
     if out is None and not check_only:
         raise typer.BadParameter("name a folder with --out, or only --check")
-    found = _load(dataset, parse_roots(dataset, root), protocol, fold, partial_ok=allow_partial)
+    problems = _problems_file(out)
+    with _listing(problems):
+        found = load_protocol(dataset, parse_roots(dataset, root), protocol, fold, partial=allow_partial)
     console.print(counts_line(found), markup=False)
     for note in found.notes:
         console.print(f"note: {note}", markup=False)
     if out is None or check_only:
-        _listing_all(check_recordings([r for split in SPLITS for r in found.records.get(split, ())]))
+        with _listing(problems):
+            _show(check_recordings([r for split in SPLITS for r in found.records.get(split, ())]))
         return
     opener = partial(open_finder, finder, threads=1)
     with opener() as probe:  # an engine that is missing is said now, not by each worker
         name = probe.name
     request = Request(found, rule, opener, name, out, workers or os.cpu_count() or 1)
-    _listing_all(prepare(request))
+    with _listing(problems):
+        _show(prepare(request))
     write_report(request)
     check_result(request)
     console.print(
@@ -109,29 +119,40 @@ def counts_line(found: Protocol) -> str:
     return f"{found.title}: {', '.join(parts)} (bona fide + attacks)"
 
 
-def _load(
-    dataset: str, roots: dict[str, Path], protocol: str | None, fold: int | None, *, partial_ok: bool
-) -> Protocol:
+def _problems_file(out: Path | None) -> Path:
+    """Where problems go that are too many for the terminal: beside the sets, whose folder is not made before."""
+    return Path(PROBLEMS) if out is None or not out.name else out.with_name(f"{out.name}_{PROBLEMS}")
+
+
+@contextmanager
+def _listing(file: Path) -> Iterator[None]:
+    """Print problems on lines of their own; the error itself becomes one line."""
     try:
-        return load_protocol(dataset, roots, protocol, fold, partial=partial_ok)
+        yield
     except ProtocolError as error:
-        raise _list_problems(error) from error
+        raise _list_problems(error, file) from error
 
 
-def _list_problems(error: ProtocolError) -> DataError:
-    """Print every problem on a line of its own; the error itself becomes one line."""
-    if len(error.problems) == 1:
+def _list_problems(error: ProtocolError, file: Path) -> DataError:
+    """Print the first problems, and write all of them to a file where that is not all."""
+    problems = error.problems
+    if len(problems) == 1:
         return error
-    for number, problem in enumerate(error.problems, 1):
+    all_of_them = len(problems) <= _SHOWN or not _written(problems, file)
+    for number, problem in enumerate(problems if all_of_them else problems[:_SHOWN], 1):
         console.print(f"({number}) {escape(problem)}", soft_wrap=True, highlight=False)
-    return DataError(f"{error.where}: {len(error.problems)} problems, listed above; nothing was prepared")
+    where = "listed above" if all_of_them else f"the first {_SHOWN} listed above, all of them in {file}"
+    return DataError(f"{error.where}: {len(problems)} problems, {where}; nothing was prepared")
 
 
-def _listing_all(steps: Iterator[Progress]) -> None:
+def _written(problems: Sequence[str], file: Path) -> bool:
+    """Whether the problems could be written, a line each."""
     try:
-        _show(steps)
-    except ProtocolError as error:
-        raise _list_problems(error) from error
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{problem}\n" for problem in problems), encoding="utf-8")
+    except OSError:
+        return False
+    return True
 
 
 def _show(steps: Iterator[Progress]) -> None:

@@ -376,6 +376,40 @@ def test_the_command_lists_all_problems_and_prepares_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("finder_of_tests")
+def test_of_many_problems_the_first_are_shown_and_all_are_in_a_file(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def broken(*_: object, **__: object) -> None:
+        raise ProtocolError("mine", [f"clip [{k}] is empty" for k in range(25)])
+
+    monkeypatch.setattr(program, "load_protocol", broken)
+    for out, name in ((tmp_path / "new" / "out", "new/out_problems.txt"), (None, "problems.txt")):
+        with pytest.raises(DataError, match=rf"25 problems, the first 20 listed above, all of them in .*{name};"):
+            program.prepare_command("generic", [str(tree.root)], out, check_only=out is None)
+        printed = capsys.readouterr().out
+        assert "(20) clip [19] is empty" in printed
+        assert "(21)" not in printed
+        assert (tmp_path / name).read_text().splitlines() == [f"clip [{k}] is empty" for k in range(25)]
+    assert not (tmp_path / "new" / "out").exists()
+
+
+@pytest.mark.usefixtures("finder_of_tests")
+def test_where_no_file_can_be_written_all_problems_are_shown(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ProtocolError("mine", [f"clip {k} is empty" for k in range(25)])
+
+    monkeypatch.setattr(program, "load_protocol", broken)
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(DataError, match="25 problems, listed above"):
+        program.prepare_command("generic", [str(tree.root)], tmp_path / "a_file" / "out")
+    assert "(25) clip 24 is empty" in capsys.readouterr().out
+
+
 def test_check_only_opens_every_recording(tree: Tree, capsys: pytest.CaptureFixture[str]) -> None:
     program.prepare_command("generic", [str(tree.root)], check_only=True)
     assert "checking recordings" in capsys.readouterr().out

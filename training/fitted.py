@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -16,7 +17,16 @@ from training.data.samples import SampleSet
 from training.distributed import choose_device, processes
 from training.errors import CheckpointError, CheckpointWriteError, ConfigError, DivergedError
 from training.feeds import Feed, check_dev
-from training.runlog import BEST, EpochRecord, add_to_history, keep_weights, surroundings, trim_history, write_record
+from training.runlog import (
+    BEST,
+    EpochRecord,
+    add_to_history,
+    hashed_people,
+    keep_weights,
+    surroundings,
+    trim_history,
+    write_record,
+)
 from training.scoring import score_set
 from training.tasks import FittedTask
 
@@ -104,6 +114,7 @@ def _record(
         "note": {},
         "train": feed.info,
         "dev": msgspec.to_builtins(dev.info),
+        "people": cast("JsonValue", hashed_people(feed.identities)),
         "parameters": sum(p.numel() for p in task.module.parameters()),
         **surroundings(config, device, 1),
     }

@@ -52,6 +52,7 @@ def test_a_fit_leaves_weights_history_and_record_and_scores_the_same_when_it_is_
     config = settings(grid=2)
     record = fit_features(build_fitted(config), config, SetFeed(TRAIN, config, Needs()), DEV, tmp_path)
     assert (record.dev_auc, record.dev_eer) == (1.0, 0.0)
+    assert len(json.loads((tmp_path / RECORD).read_text())["people"]) == 5
     assert math.isnan(record.loss)
     said = fitted_line(record)
     assert "dev AUC 1.0000, dev EER 0.0000" in said

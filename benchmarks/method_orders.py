@@ -28,7 +28,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -267,8 +267,24 @@ def _is(found: Outcome, study: str, row: str, task: str, config: TrainConfig) ->
 
 
 def digest(config: TrainConfig) -> str:
-    """What tells runs of different settings apart; where the sets lie and where it is run do not count."""
-    return hashlib.sha256(msgspec.json.encode(config.learnt())).hexdigest()[:12]
+    """What tells runs of different settings apart; where the sets lie and where it is run do not count.
+
+    Settings that have their default values are left out: one that is new does not make old runs different ones.
+    """
+    told = _told(msgspec.to_builtins(config.learnt()), msgspec.to_builtins(TrainConfig()))
+    return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:12]
+
+
+def _told(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Values that differ from their defaults, section by section."""
+    out = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, Mapping) and isinstance(default, Mapping):
+            out[name] = _told(value, default)
+        elif value != default:
+            out[name] = value
+    return out
 
 
 def _train(name: tuple[str, str, str], config: TrainConfig, sets: Path, runs: Path) -> Outcome:

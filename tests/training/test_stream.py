@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 
 from fasedge.preprocess import InputSpec
+from tests.training.fixtures.killed_worker import dies_while_writing
 from training.data.samples import SampleSet, make_set
 from training.data.stream import SimulatedStream, default_workers
-from training.data.work import Recipe
+from training.data.work import Recipe, in_order
 from training.errors import DataError
 
 SEED = 9
@@ -101,7 +103,7 @@ _PARENT = """
 import sys, time
 from pathlib import Path
 from training.data.stream import SimulatedStream, default_workers
-from training.data.work import Recipe
+from training.data.work import Recipe, in_order
 import multiprocessing
 if __name__ == "__main__":
     stream = SimulatedStream(Recipe(Path(sys.argv[1]), Path(sys.argv[2]), "dev", 1), 2, workers=1)
@@ -159,3 +161,15 @@ def test_processes_of_one_machine_share_its_cores(
     if beside is not None:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", beside)
     assert default_workers() == workers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_while_it_hands_a_result_over_is_an_error_not_a_wait(
+    face_pack: Path, tmp_path: Path, workers: int
+) -> None:
+    recipe = Recipe(face_pack, tmp_path, "dev", SEED)
+    chunks = ([i] for i in range(100))
+    with in_order(dies_while_writing, chunks, recipe, workers, ahead=2) as results:
+        assert next(results) == 1
+        with pytest.raises(BrokenProcessPool):
+            list(results)

@@ -12,7 +12,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import wait as wait_for_futures
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -31,6 +32,8 @@ from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import SampleRow, SetInfo
 from training.errors import DataError
 
+#: Seconds between two looks at whether workers are alive.
+_LOOK_S = 1.0
 Result = TypeVar("Result")
 #: Something that a worker does with a chunk; a function of a module, so that its name can be sent.
 Job = Callable[[Simulator, Sequence[int]], Result]
@@ -260,6 +263,22 @@ def _bounded(
     for indices in chunks:
         waiting.append(pool.submit(_apart, job, indices))
         if len(waiting) >= ahead:
-            yield waiting.popleft().result()
+            yield _fetched(pool, waiting.popleft())
     while waiting:
-        yield waiting.popleft().result()
+        yield _fetched(pool, waiting.popleft())
+
+
+def _fetched(pool: ProcessPoolExecutor, future: Future[Result]) -> Result:
+    """Wait for a result, and look now and then whether there is still somebody to make it.
+
+    A worker that is killed while it hands a result over leaves the pool waiting for the rest of it for ever. With all
+    workers gone and its own end of their pipe closed, it sees the end and says that it is broken.
+    """
+    while not wait_for_futures([future], timeout=_LOOK_S).done:
+        workers = list((pool._processes or {}).values())
+        if any(worker.exitcode is not None for worker in workers):
+            for worker in workers:
+                worker.kill()
+            with suppress(OSError):
+                pool._result_queue._writer.close()
+    return future.result()

@@ -280,5 +280,5 @@ def _fetched(pool: ProcessPoolExecutor, future: Future[Result]) -> Result:
             for worker in workers:
                 worker.kill()
             with suppress(OSError):
-                pool._result_queue._writer.close()
+                pool._result_queue._writer.close()  # type: ignore[attr-defined]  # typeshed does not know it
     return future.result()

@@ -27,7 +27,10 @@ def evaluate_command(  # noqa: PLR0917 - typer passes by name
     test: Annotated[list[Path], typer.Option(help="Set that rates are measured on; once, or once for each run.")],
     out: Annotated[Path, typer.Option(help="Folder of scores, measures, report and plots.")],
     checkpoint: Annotated[
-        str, typer.Option(help="best (as optimiser.keep chose on the dev set of the training), last, or auto: last for RFMeta.")
+        str,
+        typer.Option(
+            help="best (as optimiser.keep chose on the dev set of the training), last, or auto: last for RFMeta."
+        ),
     ] = "auto",
     threshold: Annotated[float, typer.Option(help="A fixed threshold, beside those of dev.")] = 0.5,
     resamples: Annotated[int, typer.Option(help="Resamples of people for intervals; 0 for none.")] = 1000,

@@ -55,7 +55,7 @@ def load_run(folder: Path, choice: CheckpointChoice = "auto") -> LoadedRun:
 
     Args:
         folder: What ``fit --out`` named.
-        choice: ``best``: the epoch that ``optimiser.keep`` chose on the dev set of the training. ``last``: the last epoch.
+        choice: ``best``: the epoch that ``optimiser.keep`` chose on the training's dev set. ``last``: the last epoch.
             ``auto``: ``last`` for RFMeta and its rows, ``best`` for everything else.
 
     Raises:

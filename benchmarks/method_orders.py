@@ -37,13 +37,10 @@ import typer
 from rich.console import Console
 
 from benchmarks.transfer import show, whole_lines
-from fasedge import metrics
 from training.config import AugmentConfig, InputConfig, MethodConfig, OptimiserConfig, TrainConfig, check_config
-from training.data.samples import SampleSet
-from training.data.subsets import only, parse, without
 from training.errors import ConfigError
-from training.evaluation.runs import load_run
-from training.evaluation.tables import score_table
+from training.evaluation.evaluating import Options, Pair, evaluate_runs
+from training.evaluation.measure import FIXED
 from training.fit import Places, fit_config, overridden
 
 #: Name of the task that leaves nothing out.
@@ -294,23 +291,15 @@ def _train(name: tuple[str, str, str], config: TrainConfig, sets: Path, runs: Pa
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         fit_config(config, Places(folder, None, runs / "cache"), Console(file=nowhere))
     seconds = 0.0 if interrupted else round(time.perf_counter() - start, 1)
-    loaded, parts = load_run(folder), parse(config.data.leave_out)
-    dev = without(SampleSet.load(sets / "dev"), parts, name="dev")
-    test = only(SampleSet.load(sets / "test"), parts, name="test")
-    tables = {}
-    for split, samples in (("dev", dev), ("test", test)):
-        primary, table = score_table(loaded.task, samples, loaded.config)
-        tables[split] = table.at("frame", primary).answered()
-    of_dev, of_test = tables["dev"], tables["test"]
-    threshold = metrics.eer(of_dev.scores, of_dev.labels).threshold
-    accepted = of_test.scores >= threshold
-    live = of_test.labels == 1
-    apcer, bpcer = float(accepted[~live].mean()), float((~accepted[live]).mean())
+    # Dev without what was left out, test with nothing else: `evaluate` knows from the run.
+    pair = Pair(folder, sets / "dev", sets / "test")
+    found = evaluate_runs([pair], folder / "test", Options(resamples=0, plots=False)).runs[0]
+    measured = found.levels["frame"][found.primary]
+    at = measured.at.get("eer", measured.at[FIXED])
     return Outcome(
-        study=study, row=row, task=task, seed=config.seed, seconds=seconds, parameters=loaded.record.parameters,
-        auc=float(metrics.auc(of_test.scores, of_test.labels)), eer=metrics.eer(of_test.scores, of_test.labels).value,
-        hter=(apcer + bpcer) / 2, bpcer=bpcer, dev_auc=float(metrics.auc(of_dev.scores, of_dev.labels)),
-        n_test=len(of_test.scores), config=digest(config),
+        study=study, row=row, task=task, seed=config.seed, seconds=seconds, parameters=found.run.parameters,
+        auc=measured.auc, eer=measured.eer, hter=at.hter, bpcer=at.bpcer.value, dev_auc=measured.dev_auc,
+        n_test=measured.n_bona_fide + sum(measured.n_attack.values()), config=digest(config),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
@@ -62,17 +63,12 @@ def test_no_more_batches_are_made_ahead_than_allowed(recipe: Recipe, monkeypatch
 
     submitted = []
 
-    class Future:
-        def __init__(self, indices: range) -> None:
-            self.indices = indices
-
-        def result(self) -> range:
-            return self.indices
-
     class Pool:
-        def submit(self, _job: object, _inner: object, indices: range) -> Future:
+        def submit(self, _job: object, _inner: object, indices: range) -> Future[range]:
             submitted.append(indices)
-            return Future(indices)
+            made: Future[range] = Future()
+            made.set_result(indices)
+            return made
 
     chunks = iter([range(i, i + 1) for i in range(100)])
     results = work._bounded(Pool(), lambda *_: None, chunks, 3)  # type: ignore[arg-type]

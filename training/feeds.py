@@ -26,7 +26,7 @@ from training.data.manifest import read_manifest
 from training.data.samples import SampleSet
 from training.data.simulate.profiles import PROFILES
 from training.data.stream import SimulatedStream
-from training.data.subsets import parse
+from training.data.subsets import left_out, parse
 from training.data.work import Recipe
 from training.distributed import Processes, processes
 from training.errors import ConfigError, DataError
@@ -275,7 +275,7 @@ class StreamFeed:
         manifest = (self._recipe.data / "manifest.csv").read_bytes()
         info = self._recipe.describe(self._config.data.samples, stored="stream")
         if self._left_out:
-            info = msgspec.structs.replace(info, chosen=f"without {', '.join(map(str, self._left_out))}")
+            info = msgspec.structs.replace(info, chosen=left_out(self._left_out))
         more = {"manifest": hashlib.sha256(manifest).hexdigest()[:16], "processes": self._who.world}
         described: dict[str, JsonValue] = msgspec.to_builtins(info) | more
         return described

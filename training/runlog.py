@@ -254,16 +254,20 @@ def read_sets(out: Path) -> tuple[JsonValue, JsonValue] | None:
         raise CheckpointError(f"{path} cannot be read ({error!r}); choose another folder") from error
 
 
-def hashed_people(identities: Iterable[str]) -> list[str]:
-    """Name people without naming them: sorted, the first 12 hexadecimal digits of SHA-256 of each identity.
+def fingerprint(identity: str) -> str:
+    """Name somebody without a name: the first 12 hexadecimal digits of SHA-256 of the identity, as UTF-8.
 
-    Whoever evaluates a run can refuse a test set with people of its training set without having that set. Collisions
-    are no concern: among 100,000 people, two of whom share a hash in one case of 50,000.
+    Collisions are no concern: among 100,000 people, two share a fingerprint in one case of 50,000.
 
     Args:
-        identities: As in the column ``identity`` of a set, hashed as UTF-8.
+        identity: As in the table of a set.
     """
-    return sorted({hashlib.sha256(name.encode()).hexdigest()[:12] for name in identities})
+    return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+
+def hashed_people(identities: Iterable[str]) -> list[str]:
+    """Sorted fingerprints: they let `evaluate` refuse a test set with people of the training without having its set."""
+    return sorted({fingerprint(name) for name in identities})
 
 
 def surroundings(config: TrainConfig, device: torch.device, world: int) -> dict[str, JsonValue]:

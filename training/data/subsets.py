@@ -85,7 +85,7 @@ def without(samples: SampleSet, parts: Sequence[Part], *, name: str = "") -> Sam
         return samples
     check_known(samples, parts, name)
     kept = [i for i, row in enumerate(samples.table) if not any(part.holds(row) for part in parts)]
-    return _chosen(samples, kept, f"without {_listed(parts)}", name)
+    return _chosen(samples, kept, left_out(parts), name)
 
 
 def only(samples: SampleSet, parts: Sequence[Part], *, name: str = "") -> SampleSet:
@@ -112,6 +112,11 @@ def only(samples: SampleSet, parts: Sequence[Part], *, name: str = "") -> Sample
         if all(any(part.concerns(row) for part in of_column) for of_column in columns.values())
     ]
     return _chosen(samples, kept, f"only {_listed(parts)}", name)
+
+
+def left_out(parts: Sequence[Part]) -> str:
+    """What a set without these parts says of itself in ``info.chosen``."""
+    return f"without {_listed(parts)}"
 
 
 def check_known(samples: SampleSet, parts: Sequence[Part], name: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from training.data.samples import SampleSet
 from training.errors import DataError
 from training.evaluation.document import SetRecord
 from training.evaluation.tables import has_videos, video_of
+from training.runlog import fingerprint
 from training.tasks import Needs
 
 
@@ -46,8 +46,8 @@ def check_sets(
         needs: What the network looks at.
         allow: Checks that may fail.
         trained_on: Descriptions of the sets of the training.
-        people: Everybody in the training samples, as :func:`fingerprint` writes them; empty where it is not known, and
-            nothing can be checked.
+        people: Everybody in the training samples, as :func:`training.runlog.fingerprint` writes them; empty where it
+            is not known, and nothing can be checked.
 
     Returns:
         What was found by checks that were allowed to fail.
@@ -70,18 +70,6 @@ def check_sets(
         if override not in allow:
             raise DataError(f"{problem}; --allow {override.value} goes on all the same, and the report will say so")
     return {override.value: problem for override, problem in found.items()}
-
-
-def fingerprint(identity: str) -> str:
-    """How a run record names somebody: without a name, and yet to be recognised.
-
-    Args:
-        identity: As in the table of a set.
-
-    Returns:
-        The first 12 hexadecimal digits of the SHA-256 of its UTF-8 bytes.
-    """
-    return hashlib.sha256(identity.encode()).hexdigest()[:12]
 
 
 def describe_set(folder: Path, samples: SampleSet) -> SetRecord:

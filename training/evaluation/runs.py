@@ -39,7 +39,7 @@ class LoadedRun:
         config: What it was trained by.
         record: The same for ``metrics.json``.
         trained_on: Descriptions of its train and dev sets; empty where the run does not say.
-        people: Fingerprints of everybody in its training samples (:func:`training.evaluation.checks.fingerprint`);
+        people: Fingerprints of everybody in its training samples (:func:`training.runlog.fingerprint`);
             empty where the run does not say, as older ones do not.
     """
 

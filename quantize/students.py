@@ -121,7 +121,7 @@ class ExportModel(nn.Module):
             if isinstance(trunk, Trunk)
             else GraphInput(brightness)
         )
-        self.trunk = fold_batch_norm(student.trunk)
+        self.trunk = fold_batch_norm(trunk.deployed() if isinstance(trunk, Trunk) else trunk)
         unit = F.normalize(student.filter.weight.detach(), dim=1)
         self.register_buffer("unit_weight", unit.clone())
         self.eval()

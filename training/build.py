@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 import msgspec
 from torch import Tensor, nn
 
-from training.backbones import TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
+from training.backbones import PLAIN_SIZES, TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
 from training.data.depth_targets import DepthTargets, ProviderName
 from training.errors import ConfigError
@@ -256,6 +256,10 @@ def build_trunk(config: MethodConfig) -> Trunk:
     if config.trunk == "efficientnet_lite0":
         if config.width != 1 or config.weights:
             raise ConfigError("efficientnet_lite0 has no width and loads its weights from its own package")
+        return make(pretrained=config.pretrained)
+    if config.trunk in PLAIN_SIZES:
+        if config.width != 1 or config.weights:
+            raise ConfigError(f"{config.trunk} has no width, and no weights to start from; its sizes are names")
         return make(pretrained=config.pretrained)
     trunk, weights = make(width=config.width), imagenet_weights(config)
     if weights is not None and isinstance(trunk, DenseNetTrunk):

@@ -10,13 +10,14 @@ from fasedge.backends import open_backend
 from quantize import export
 from quantize.bake import grid_points, weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
-from quantize.export import artefact, artefacts, export_int8
+from quantize.export import artefact, artefacts, export_fp32, export_int8
 from quantize.files import complete_file
 from quantize.grid import GridConfig, fit_grid, grid_convs, grids
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
+from training.backbones import PlainTrunk
 from training.inputs import BrightnessNorm, GraphInput
 
 pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
@@ -283,3 +284,36 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
     )
     with pytest.raises(ConversionError, match=r"openvino/int8 has .* more than the 10 allowed"):
         export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1])
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
+    """A network of plain convolutions: the model, its grid, and the folder of all its artefacts."""
+    pytest.importorskip("litert_torch")
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        trunk = PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1))
+        with torch.no_grad():
+            for _ in range(20):
+                trunk(GraphInput(BrightnessNorm(), trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
+    model = ExportModel(PixelCosineStudent(trunk, 16), Platt(4.0, 0.0), BrightnessNorm())
+    grid = fit_grid(model, bench.calibration, GridConfig())
+    folder = tmp_path_factory.mktemp("plain")
+    export_fp32(model, folder, SIZE_PX)
+    export_int8(grid, folder, SIZE_PX, bench.calibration[:1])
+    return model, grid, folder
+
+
+@pytest.mark.parametrize(("engine", "precision"), PLACES)
+def test_a_plain_network_gives_in_each_engine_what_torch_gives(bench, plain, engine, precision):
+    model, grid, folder = plain
+    with torch.no_grad():
+        score = (model if precision == "fp32" else grid)(torch.from_numpy(bench.crops[:20]))[0].numpy()
+    with open_backend(engine, artefact(folder, engine, precision).path) as backend:
+        got = backend.infer({"rgb": bench.crops[:20]})["score"]
+    np.testing.assert_allclose(got, score, atol=1e-5 if precision == "fp32" else 0.01)
+
+
+def test_every_layer_of_a_plain_network_is_on_the_grid(plain):
+    model, grid, _ = plain
+    assert len(grid_convs(grid)) == 5 == sum(isinstance(m, nn.Conv2d) for m in model.trunk.modules())

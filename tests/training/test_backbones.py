@@ -12,16 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.backbones import (
+    PLAIN_SIZES,
     TRUNKS,
     DenseNetTrunk,
+    PlainTrunk,
     Trunk,
     densenet161_trunk,
     efficientnet_lite0_trunk,
     load_efficientnet_lite0_weights,
     load_torchvision_weights,
+    plain_trunk,
 )
 from training.backbones.densenet import _dense_block, _transition
 from training.backbones.efficientnet import _conv_norm
+from training.backbones.plain import PlainLayer
+from training.build import build_trunk
+from training.config import MethodConfig
 from training.errors import (
     CheckpointFormatError,
     CheckpointNotFoundError,
@@ -406,7 +412,8 @@ def test_every_registered_trunk_keeps_its_word_on_channels_and_stride(side: int)
 
 
 def test_out_channels_are_384_for_densenet161_and_112_for_efficientnet_lite0() -> None:
-    assert {name: trunk.out_channels for name, trunk in _trunks()} == {"densenet161": 384, "efficientnet_lite0": 112}
+    found = {name: trunk.out_channels for name, trunk in _trunks()}
+    assert (found["densenet161"], found["efficientnet_lite0"]) == (384, 112)
 
 
 def test_norms_use_running_statistics_in_evaluation_mode_only() -> None:
@@ -419,3 +426,67 @@ def test_norms_use_running_statistics_in_evaluation_mode_only() -> None:
     trunk.eval()
     with torch.no_grad():
         torch.testing.assert_close(trunk(batch)[:1], trunk(batch[:1]))
+
+
+def _trained(trunk: nn.Module) -> nn.Module:
+    """Statistics and weights as training might leave them: nothing is 0 or 1."""
+    torch.manual_seed(5)
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(std=0.3)
+            module.running_mean = torch.randn(module.num_features) * 0.3
+            module.running_var = torch.rand(module.num_features) + 0.5
+    return trunk.eval()
+
+
+@pytest.mark.parametrize("name", sorted(TRUNKS))
+def test_the_deployed_trunk_computes_the_same_and_leaves_the_trained_one_alone(name: str) -> None:
+    trunk = _trained(TRUNKS[name]() if name != "densenet161" else densenet161_trunk(width=0.125))
+    x, before = torch.rand(2, 3, 64, 64), {key: value.clone() for key, value in trunk.state_dict().items()}
+    deployed = trunk.deployed()
+    with torch.no_grad():
+        torch.testing.assert_close(deployed(x), trunk(x), rtol=1e-4, atol=1e-4)
+        for parameter in deployed.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[key]) for key, value in trunk.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(PLAIN_SIZES))
+def test_a_deployed_plain_trunk_is_convolutions_and_relu_alone(name: str) -> None:
+    deployed = plain_trunk(name).deployed()
+    assert {type(module) for module in deployed.modules()} == {nn.Sequential, nn.Conv2d, nn.ReLU}
+    convs = [module for module in deployed.modules() if isinstance(module, nn.Conv2d)]
+    assert {conv.kernel_size for conv in convs} == {(3, 3)}
+    assert len(convs) == sum(PLAIN_SIZES[name][1])
+
+
+def test_plain_m_has_the_hand_counted_number_of_parameters_once_deployed() -> None:
+    # 3x3 filters and biases: 3-16, 16-32, 32-32, 32-64, 64-64, 64-128, 128-128 twice.
+    pairs = [(3, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 128)]
+    assert _parameters(plain_trunk("plain_m").deployed()) == sum(9 * a * b + b for a, b in pairs)
+
+
+def test_a_layer_without_a_shortcut_adds_two_terms_and_one_with_it_three() -> None:
+    layer = _trained(PlainLayer(1, 1, stride=1))
+    x = torch.rand(1, 1, 4, 4)
+    with torch.no_grad():
+        by_hand = functional.relu(
+            layer.wide_norm(functional.conv2d(x, layer.wide.weight, padding=1))
+            + layer.point_norm(x * layer.point.weight.squeeze())
+            + layer.same_norm(x)
+        )
+        torch.testing.assert_close(layer(x), by_hand)
+    assert PlainLayer(1, 2, stride=1).same_norm is PlainLayer(2, 2, stride=2).same_norm is None
+
+
+def test_plain_trunks_refuse_what_they_do_not_have() -> None:
+    with pytest.raises(ConfigError, match="no ImageNet weights"):
+        plain_trunk("plain_s", pretrained=True)
+    with pytest.raises(ConfigError, match="plain_l"):
+        plain_trunk("plain_xxl")
+    with pytest.raises(ConfigError, match="four stages"):
+        PlainTrunk((8, 16, 32), (1, 1, 1))
+    for config in (MethodConfig(trunk="plain_s", width=0.5), MethodConfig(trunk="plain_s", weights="a.pt")):
+        with pytest.raises(ConfigError, match="no width"):
+            build_trunk(config)

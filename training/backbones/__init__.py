@@ -7,6 +7,7 @@ features. ``TRUNKS`` is a plain dict: look a constructor up, call it with its ow
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from training.backbones.base import Trunk
 from training.backbones.densenet import (
@@ -20,20 +21,26 @@ from training.backbones.efficientnet import (
     efficientnet_lite0_trunk,
     load_efficientnet_lite0_weights,
 )
+from training.backbones.plain import SIZES as PLAIN_SIZES
+from training.backbones.plain import PlainTrunk, plain_trunk
 
 TRUNKS: dict[str, Callable[..., Trunk]] = {
     "densenet161": densenet161_trunk,
     "efficientnet_lite0": efficientnet_lite0_trunk,
+    **{size: partial(plain_trunk, size) for size in PLAIN_SIZES},
 }
 
 __all__ = [
+    "PLAIN_SIZES",
     "TRUNKS",
     "DenseNetTrunk",
     "EfficientNetLite0Trunk",
+    "PlainTrunk",
     "Trunk",
     "densenet161_trunk",
     "efficientnet_lite0_trunk",
     "load_efficientnet_lite0_weights",
     "load_torchvision_weights",
+    "plain_trunk",
     "torchvision_weights",
 ]

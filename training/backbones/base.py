@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -40,6 +41,10 @@ class Trunk(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) float images to (N, out_channels, H/16, W/16); H and W divisible by 16."""
+
+    def deployed(self) -> nn.Module:
+        """The network that is exported: the same function in evaluation mode; a private copy, simpler where it can."""
+        return copy.deepcopy(self).eval()
 
 
 def read_state(source: Path | str | Mapping[str, Tensor]) -> dict[str, Tensor]:

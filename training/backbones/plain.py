@@ -1,0 +1,136 @@
+"""Plain convolutions only: a trunk that integer kernels run fast.
+
+In training each layer is a 3×3 convolution, a 1×1 convolution and, where the shapes allow it, the values themselves,
+each with its own BatchNorm, added before one ReLU. All of it is linear up to the ReLU, so the deployed layer is a
+single 3×3 convolution: no addition, no depthwise convolution, nothing that an INT8 engine computes in float.
+
+Source: Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the community's name for it)
+from torch import Tensor, nn
+
+from training.backbones.base import Trunk
+from training.errors import ConfigError
+
+#: Channels and layers of the four stages of stride 2, by name; parameters and multiplications are those at inference.
+SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.29 M parameters
+    "plain_m": ((16, 32, 64, 128), (1, 2, 2, 3)),  # 0.44 M
+    "plain_l": ((32, 64, 96, 128), (1, 2, 3, 3)),  # 0.68 M
+}
+
+
+class PlainLayer(nn.Module):
+    """``ReLU(BN(conv3×3(x)) + BN(conv1×1(x)) + BN(x))``; the last term where input and output have one shape.
+
+    Args:
+        in_channels: Channels read.
+        out_channels: Channels written.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.wide_norm = nn.BatchNorm2d(out_channels)
+        self.point = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+        self.point_norm = nn.BatchNorm2d(out_channels)
+        same = in_channels == out_channels and stride == 1
+        self.same_norm = nn.BatchNorm2d(in_channels) if same else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float (N, in, H, W) to (N, out, H/stride, W/stride)."""
+        y: Tensor = self.wide_norm(self.wide(x)) + self.point_norm(self.point(x))
+        if self.same_norm is not None:
+            y = y + self.same_norm(x)
+        return F.relu(y)
+
+    def merged(self) -> nn.Sequential:
+        """The same function at inference as one convolution with a bias, and a ReLU; a private copy.
+
+        Source: RepVGG, section 3.3 and figure 4: a BatchNorm scales the filters before it and adds a bias; a 1×1
+        filter, or the unit filter for the values themselves, is the middle of a 3×3 one.
+        """
+        weight, bias = _scaled(self.wide.weight, self.wide_norm)
+        parts = [_scaled(F.pad(self.point.weight, (1, 1, 1, 1)), self.point_norm)]
+        if self.same_norm is not None:
+            unit = torch.zeros_like(self.wide.weight)
+            nn.init.dirac_(unit)
+            parts.append(_scaled(unit, self.same_norm))
+        for more, shift in parts:
+            weight, bias = weight + more, bias + shift
+        conv = nn.Conv2d(self.wide.in_channels, self.wide.out_channels, 3, stride=self.wide.stride[0], padding=1)
+        conv.weight.data.copy_(weight)
+        cast(Tensor, conv.bias).data.copy_(bias)
+        return nn.Sequential(conv, nn.ReLU())
+
+
+def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Filters and bias that do the same as the filters and a BatchNorm in evaluation mode, float64."""
+    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    factor = norm.weight.detach().double() / (variance + norm.eps).sqrt()
+    return weight.detach().double() * factor[:, None, None, None], norm.bias.detach().double() - mean * factor
+
+
+class PlainTrunk(Trunk):
+    """Four stages of plain convolutions, each halving the side; no ImageNet weights exist for it.
+
+    Args:
+        widths: Channels of the four stages.
+        depths: Layers of each; the first has stride 2.
+        in_channels: Channels of the input image.
+
+    Raises:
+        ConfigError: Not four stages, or a number below 1.
+    """
+
+    input_mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
+    input_std: ClassVar[tuple[float, float, float]] = (0.25, 0.25, 0.25)
+
+    def __init__(self, widths: Sequence[int], depths: Sequence[int], in_channels: int = 3) -> None:
+        if len(widths) != 4 or len(depths) != 4 or min(*widths, *depths, in_channels) < 1:
+            raise ConfigError(
+                f"expected channels and layers of four stages, each at least 1, got {widths}, {depths} and "
+                f"in_channels={in_channels}"
+            )
+        super().__init__(in_channels, widths[-1])
+        layers, channels = [], in_channels
+        for width, depth in zip(widths, depths, strict=True):
+            for number in range(depth):
+                layers.append(PlainLayer(channels, width, stride=2 if number == 0 else 1))
+                channels = width
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) images to (N, out_channels, H/16, W/16); H and W divisible by 16."""
+        features: Tensor = self.layers(x)
+        return features
+
+    def deployed(self) -> nn.Module:
+        """The same function at inference, one convolution per layer."""
+        return nn.Sequential(*(layer for part in self.layers for layer in cast(PlainLayer, part).merged())).eval()
+
+
+def plain_trunk(size: str, *, pretrained: bool = False, in_channels: int = 3) -> PlainTrunk:
+    """Build a plain trunk of a named size.
+
+    Args:
+        size: Key of :data:`SIZES`.
+        pretrained: Must be false: nobody publishes ImageNet weights of these networks.
+        in_channels: Channels of the input image.
+
+    Raises:
+        ConfigError: There is no such size, or pretrained weights are asked for.
+    """
+    if size not in SIZES:
+        raise ConfigError(f"expected one of {sorted(SIZES)}, got {size!r}")
+    if pretrained:
+        raise ConfigError(f"{size} has no ImageNet weights: leave method.pretrained out, and teach it by distillation")
+    return PlainTrunk(*SIZES[size], in_channels=in_channels)

@@ -31,6 +31,7 @@ from fasedge.types import UInt8Array
 from training.backbones import TRUNKS
 from training.config import AugmentConfig, OptimiserConfig
 from training.data.augment import augment
+from training.data.clues import recolour_attacks
 from training.data.samples import CropJitter
 from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.inputs import BrightnessNorm, GraphInput
@@ -135,6 +136,8 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
             supervision; the score is their mean. Otherwise one logit of the mean feature.
         precision: Of the convolutions.
         seed: Of everything that is random.
+        recoloured: Share of the attacks of each batch in whose place recoloured bona fide crops are put, see
+            :mod:`training.data.clues`.
         augment: Augmentation; its ``shift`` and ``zoom`` are errors of the face box.
     """
 
@@ -156,6 +159,7 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     cells: bool = False
     precision: Precision = "bfloat16"
     seed: int = 1
+    recoloured: float = 0.0
     augment: AugmentConfig = STUDENT_AUGMENT
 
     def scoring_spec(self) -> InputSpec:
@@ -268,6 +272,8 @@ def _fit(  # noqa: PLR0917 - the parts of a run, in their order
         crops, labels = cut(train, chosen, options, rng), all_labels[chosen]
         if transform is not None:
             crops, labels = transform(crops, labels, rng)
+        if options.recoloured:
+            crops, _ = recolour_attacks(crops, labels, options.recoloured, rng)
         rgb = augment(torch.from_numpy(crops), options.augment, generator).to(device)
         targets = torch.from_numpy(labels).to(device, torch.float32) * (1 - smoothing) + smoothing / 2
         for group in optimiser.param_groups:
@@ -395,6 +401,7 @@ def _check_options(options: StudentOptions) -> None:
         (0 < o.learning_rate < math.inf, f"learning_rate must be > 0, got {o.learning_rate}"),
         (0 <= o.weight_decay < math.inf, f"weight_decay must be >= 0, got {o.weight_decay}"),
         (o.warmup_steps >= 0, f"warmup_steps must be >= 0, got {o.warmup_steps}"),
+        (0 <= o.recoloured <= 1, f"recoloured must lie in [0, 1], got {o.recoloured}"),
         (0 <= o.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {o.label_smoothing}"),
         (0 <= o.average < 1, f"average must lie in [0, 1), got {o.average}"),
         (0 <= o.dropout < 1, f"dropout must lie in [0, 1), got {o.dropout}"),

@@ -130,6 +130,8 @@ class AugmentConfig(_Section, frozen=True):
         erase: Probability of a filled rectangle of up to a quarter of the area.
         shift: Largest shift of the face box, share of its side.
         zoom: Largest relative change of the face box.
+        recoloured: Share of the attacks of each batch in whose place recoloured bona fide pictures are put, see
+            :mod:`training.data.clues`; for methods that see colour alone.
     """
 
     flip: float = 0.5
@@ -143,6 +145,7 @@ class AugmentConfig(_Section, frozen=True):
     erase: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
+    recoloured: float = 0.0
 
     def jitter(self) -> CropJitter | None:
         """Jitter of the face box, or ``None``."""
@@ -291,10 +294,13 @@ def _of_input(config: TrainConfig) -> _Rules:
 
 
 def _of_augment(a: AugmentConfig) -> _Rules:
-    shares = (a.flip, a.grey, a.blur, a.erase)
+    shares = (a.flip, a.grey, a.blur, a.erase, a.recoloured)
     changes = (a.brightness, a.contrast, a.saturation, a.colour)
     return [
-        (all(0 <= p <= 1 for p in shares), f"augment: flip, grey, blur and erase must lie in [0, 1], got {shares}"),
+        (
+            all(0 <= p <= 1 for p in shares),
+            f"augment: flip, grey, blur, erase and recoloured must lie in [0, 1], got {shares}",
+        ),
         (
             all(0 <= c <= 1 for c in changes),
             f"augment: brightness, contrast, saturation and colour must lie in [0, 1], got {changes}",

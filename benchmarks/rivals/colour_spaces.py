@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -257,10 +256,3 @@ def print_and_read(picture: UInt8Array, press: str, space: str) -> UInt8Array:
         weight = np.prod(np.where(corner, part, 1 - part), -1, keepdims=True)
         out += weight * table[tuple(low[..., i] + corner[i] for i in range(3))]
     return np.rint(out).astype(np.uint8)
-
-
-def shift_hue(picture: UInt8Array, turn: float) -> UInt8Array:
-    """Turn the hue by a share of the colour circle; uint8 (H, W, 3), red first, in and out."""
-    hsv = cv2.cvtColor(picture, cv2.COLOR_RGB2HSV_FULL)
-    hsv[..., 0] += np.uint8(round(turn * 255) % 256)
-    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL), np.uint8)

@@ -27,6 +27,7 @@ from numpy.lib.format import open_memmap
 from benchmarks.rivals import fas_aug, spoofing_clues
 from fasedge.geometry import crop_square
 from fasedge.types import UInt8Array
+from training.data.clues import colour_jitter
 from training.data.manifest import FacePicture, Split, read_manifest
 from training.data.simulate.draws import Draws
 from training.data.simulate.scene import TILE_SCALE, build_tiles, read_backgrounds
@@ -184,11 +185,11 @@ class RivalMaker:
             return "fas_aug", subtype, fas_aug.apply_policy(plain, policy, self._operators, d)
         if self._masks is None:
             clue = d.choice("clue", ("moire", "colour_jitter"))
-            apply = spoofing_clues.moire if clue == "moire" else spoofing_clues.colour_jitter
+            apply = spoofing_clues.moire if clue == "moire" else colour_jitter
             return "spsc", clue, apply(plain, d)
         if d.choice("clue", ("physical", "digital")) == "digital":
             return "sdsc", "self_blend", spoofing_clues.self_blend(plain, self._masks[number], d)
-        return "spsc", "moire_and_jitter", spoofing_clues.colour_jitter(spoofing_clues.moire(plain, d), d)
+        return "spsc", "moire_and_jitter", colour_jitter(spoofing_clues.moire(plain, d), d)
 
 
 _WORKER: dict[str, RivalMaker] = {}

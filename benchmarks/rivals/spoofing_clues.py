@@ -10,8 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from benchmarks.rivals.colour_spaces import shift_hue
-from fasedge.types import FloatArray, UInt8Array
+from fasedge.types import UInt8Array
 from training.data.simulate.draws import Draws
 
 #: Side of the pictures that the released program works on.
@@ -38,33 +37,6 @@ def moire(picture: UInt8Array, d: Draws) -> UInt8Array:
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.rint(0.8 * picture.astype(np.float32) + 0.2 * swirled.astype(np.float32)).astype(np.uint8)
-
-
-def _grey(picture: FloatArray) -> FloatArray:
-    """Luma of ITU-R BT.601, float32 (H, W, 1)."""
-    return picture @ np.array([[0.299], [0.587], [0.114]], np.float32)
-
-
-def colour_jitter(picture: UInt8Array, d: Draws) -> UInt8Array:
-    """Clue of a print: brightness, contrast, saturation within 40 %, hue within 0.4 of the circle; in any order.
-
-    Source: the definition of torchvision's ``ColorJitter(0.4, 0.4, 0.4, 0.4)``.
-    """
-    factors = {name: d.uniform(f"jitter_{name}", 0.6, 1.4) for name in ("brightness", "contrast", "saturation")}
-    turn = d.uniform("jitter_hue", -0.4, 0.4)
-    order = np.random.default_rng(d.integer("jitter_order", 0, 1 << 30)).permutation([*factors, "hue"])
-    for name in order:
-        if name == "hue":
-            picture = shift_hue(picture, turn)
-            continue
-        values = picture.astype(np.float32)
-        anchor: FloatArray | float = 0.0
-        if name == "contrast":
-            anchor = round(float(_grey(values).mean()))
-        elif name == "saturation":
-            anchor = _grey(values)
-        picture = np.rint(np.clip(anchor + (values - anchor) * factors[name], 0, 255)).astype(np.uint8)
-    return picture
 
 
 def _recolour(picture: UInt8Array, d: Draws) -> UInt8Array:

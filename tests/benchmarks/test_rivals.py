@@ -187,19 +187,6 @@ def test_a_swirl_repeats_a_point_faintly_where_its_radius_has_turned_it_to() -> 
     assert made[96, 136] >= 204
 
 
-def test_colour_jitter_of_a_grey_is_its_change_of_brightness_alone() -> None:
-    for seed in range(6):
-        d = Draws(seed, 0)
-        made = spoofing_clues.colour_jitter(flat(120), d)
-        expected = min(255, round(120 * float(d.values["jitter_brightness"])))
-        assert np.abs(made.astype(int) - expected).max() <= 1
-
-
-def test_a_third_of_the_colour_circle_turns_red_into_green() -> None:
-    red = np.array([[[255, 0, 0]]], np.uint8)
-    assert colour_spaces.shift_hue(red, 1 / 3).tolist() == [[[0, 255, 0]]]
-
-
 def test_a_self_blend_changes_the_face_and_nothing_far_from_it() -> None:
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[64:128, 64:128] = 1

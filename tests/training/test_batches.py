@@ -18,7 +18,7 @@ from training.config import AugmentConfig, InputConfig, MachineConfig, Optimiser
 from training.data.batches import check_crops, depth_crops, face_depth, make_batch, plain_batch, usable
 from training.data.depth_targets import DepthTargets
 from training.data.samples import SampleSet, SetInfo
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 from training.feeds import SetFeed
 from training.loop import Trainer
 from training.tasks import Batch, Needs
@@ -190,3 +190,28 @@ def test_crops_are_cut_by_the_boxes_that_are_given() -> None:
     assert np.array_equal(crops[1], samples.picture(1)[20:32, 30:42])
     with pytest.raises(DataError, match="one box for each of 2 samples, got 1"):
         samples.crops([0, 1], spec, boxes=[Box(0, 0, 12, 12)])
+
+
+def test_recoloured_attacks_look_like_nobody_in_the_set_and_stay_attacks_without_relief() -> None:
+    samples = toy_set(16)
+    config = settings(msgspec.structs.replace(STILL, recoloured=0.5))
+    needs = Needs(targets=DepthTargets(4, ("ellipsoid",)))
+    plain = make_batch(samples, range(16), settings(), needs, (1, 2))
+    made = make_batch(samples, range(16), config, needs, (1, 2))
+    again = make_batch(samples, range(16), config, needs, (1, 2))
+    changed = (made.rgb != plain.rgb).flatten(1).any(1)
+    attacks = plain.labels < 0.5
+    assert int(changed.sum()) == int(attacks.sum()) // 2
+    assert bool(attacks[changed].all())
+    assert torch.equal(made.labels, plain.labels)
+    assert torch.equal(made.rgb, again.rgb)
+    assert made.depth_targets is not None
+    assert float(made.depth_targets[changed].abs().max()) == 0
+    assert plain.depth_targets is not None
+    assert torch.equal(made.depth_targets[~changed], plain.depth_targets[~changed])
+
+
+def test_recoloured_attacks_are_refused_where_depth_is_seen() -> None:
+    config = settings(msgspec.structs.replace(STILL, recoloured=0.5))
+    with pytest.raises(ConfigError, match=r"augment\.recoloured"):
+        make_batch(rgbd_set(8), range(8), config, Needs(depth=True), (1, 2))

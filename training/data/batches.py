@@ -13,10 +13,14 @@ from fasedge.preprocess import InputSpec
 from fasedge.types import Box, UInt8Array
 from training.config import TrainConfig
 from training.data.augment import augment, drawn_flips
+from training.data.clues import recolour_attacks
 from training.data.domains import domain_of
 from training.data.samples import SampleSet
-from training.errors import DataError
+from training.errors import ConfigError, DataError
 from training.tasks import Batch, Needs
+
+#: Keeps the draws of recoloured pictures apart.
+_RECOLOURED = 0x5C
 
 
 def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
@@ -114,6 +118,7 @@ def make_batch(
         key: All randomness comes from these numbers: a resumed run sees the same batches.
 
     Raises:
+        ConfigError: Recoloured attacks are wanted, and the task sees depth.
         DataError: The task needs depth and the set, or a face, has none; or see :func:`check_crops`.
     """
     a, o, spec = config.augment, config.optimiser, config.input.spec()
@@ -121,7 +126,17 @@ def make_batch(
     rng = np.random.default_rng(key)
     seed = int(rng.integers(1 << 62))
     boxes = samples.boxes(indices, jitter=a.jitter(), rng=rng)
-    crops = torch.from_numpy(samples.crops(indices, spec, boxes=boxes))
+    pictures, labels = samples.crops(indices, spec, boxes=boxes), _labels(samples, indices)
+    if a.recoloured:
+        if needs.depth:
+            raise ConfigError(
+                "augment.recoloured makes attacks of living people's colours, but this method sees their depth too; "
+                "set it to 0"
+            )
+        # A key of its own: what is drawn without it stays what it was.
+        own = np.random.default_rng([*key, _RECOLOURED])
+        pictures, _ = recolour_attacks(pictures, labels.numpy().astype(np.int64), a.recoloured, own)
+    crops = torch.from_numpy(pictures)
     flips = drawn_flips(len(indices), a, torch.Generator().manual_seed(seed)).view(-1, 1, 1)
 
     def turned(maps: Tensor) -> Tensor:
@@ -131,7 +146,7 @@ def make_batch(
     targets = needs.targets
     return Batch(
         rgb=augment(crops, a, torch.Generator().manual_seed(seed)),
-        labels=_labels(samples, indices) * (1 - o.label_smoothing) + o.label_smoothing / 2,
+        labels=labels * (1 - o.label_smoothing) + o.label_smoothing / 2,
         depth=depth,
         depth_targets=turned(torch.from_numpy(targets.batch(samples, indices, spec, boxes))) if targets else None,
         domains=[domain_of(samples.table[i], config.data.domain) for i in indices],

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -106,12 +107,13 @@ def candidate(name: str) -> tuple[ExportModel, int]:
     return ExportModel(student, Platt(4.0, 0.0), BrightnessNorm()), int(side)
 
 
+@cache
 def pictures(side: int) -> UInt8Array:
     """Smooth random pictures, uint8 (48, S, S, 3)."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.uniform(0, 255, (_PICTURES, 3, 8, 8)).astype(np.float32))
-    smooth = nn.functional.interpolate(coarse, (side, side), mode="bicubic").permute(0, 2, 3, 1)
-    return np.ascontiguousarray((smooth + 12 * torch.randn(smooth.shape)).clamp(0, 255).to(torch.uint8).numpy())
+    smooth = nn.functional.interpolate(coarse, (side, side), mode="bicubic").permute(0, 2, 3, 1).numpy()
+    return np.clip(smooth + rng.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def multiplications(model: nn.Module, side: int) -> int:

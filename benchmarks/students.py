@@ -113,6 +113,9 @@ class Joined:
         return np.concatenate(found)
 
 
+_BRIGHTNESS = BrightnessNorm()
+
+
 class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How a student is trained.
 
@@ -131,6 +134,7 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         dropout: Before the last layer.
         clip_norm: Largest norm of the gradient.
         brightness: Normalise each crop's brightness inside the network.
+        grey_world: Normalise each channel by itself, and so take a colour cast away too; instead of ``brightness``.
         pretrained: Start from ImageNet weights.
         cells: Each cell of the last feature map has a logit of its own to learn the label, as in pixel-wise
             supervision; the score is their mean. Otherwise one logit of the mean feature.
@@ -155,12 +159,17 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     dropout: float = 0.2
     clip_norm: float = 5.0
     brightness: bool = True
+    grey_world: bool = False
     pretrained: bool = True
     cells: bool = False
     precision: Precision = "bfloat16"
     seed: int = 1
     recoloured: float = 0.0
     augment: AugmentConfig = STUDENT_AUGMENT
+
+    def norm(self) -> BrightnessNorm | None:
+        """How each crop is normalised inside the network."""
+        return BrightnessNorm(grey_world=self.grey_world) if self.brightness or self.grey_world else None
 
     def scoring_spec(self) -> InputSpec:
         """The crop on which the student is scored when nothing else is said: the geometric middle of its range."""
@@ -172,17 +181,18 @@ class Student(nn.Module):
 
     Args:
         pretrained: Start from ImageNet weights.
-        brightness: Normalise each crop's brightness.
+        norm: How each crop is normalised.
         dropout: Before the last layer.
 
     Raises:
         WeightsUnavailableError: ImageNet weights are wanted and their package is not installed.
     """
 
-    def __init__(self, *, pretrained: bool = True, brightness: bool = True, dropout: float = 0.2) -> None:
+    def __init__(
+        self, *, pretrained: bool = True, norm: BrightnessNorm | None = _BRIGHTNESS, dropout: float = 0.2
+    ) -> None:
         super().__init__()
         self.trunk = TRUNKS["efficientnet_lite0"](pretrained=pretrained)
-        norm = BrightnessNorm() if brightness else None
         self.input = GraphInput(norm, self.trunk.input_mean, self.trunk.input_std)
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(self.trunk.out_channels, 1)
@@ -237,7 +247,7 @@ def train_student(
     order = _chosen(train, indices, options, rng, relabelled=transform is not None)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        student = Student(pretrained=options.pretrained, brightness=options.brightness, dropout=options.dropout)
+        student = Student(pretrained=options.pretrained, norm=options.norm(), dropout=options.dropout)
         student.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         averaged = Averaged(student, options.average)
         _fit(student, averaged, train, order, options, transform, rng)
@@ -362,7 +372,7 @@ def load_student(path: Path) -> tuple[nn.Module, StudentOptions] | None:
             if header is None:
                 return None
             options = msgspec.json.decode(header, type=StudentOptions)
-            student = Student(pretrained=False, brightness=options.brightness, dropout=options.dropout)
+            student = Student(pretrained=False, norm=options.norm(), dropout=options.dropout)
             student.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, msgspec.MsgspecError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be read as a student of an experiment ({error})") from error

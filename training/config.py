@@ -34,19 +34,21 @@ class InputConfig(_Section, frozen=True):
         size_px: Side of the input.
         crop_scale: Side of the crop over the side of the face box.
         brightness: Normalise each picture's brightness inside the graph.
+        grey_world: Normalise each channel by itself, and so take a colour cast away too; instead of ``brightness``.
     """
 
     size_px: int = 224
     crop_scale: float = 1.0
     brightness: bool = False
+    grey_world: bool = False
 
     def spec(self) -> InputSpec:
         """The crop that this input needs."""
         return InputSpec(size_px=self.size_px, crop_scale=self.crop_scale)
 
     def normalisation(self) -> BrightnessNorm | None:
-        """The brightness rule, or ``None``."""
-        return BrightnessNorm() if self.brightness else None
+        """The rule of brightness or colour, or ``None``."""
+        return BrightnessNorm(grey_world=self.grey_world) if self.brightness or self.grey_world else None
 
 
 class MethodConfig(_Section, frozen=True):

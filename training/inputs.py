@@ -23,19 +23,22 @@ LUMA_WEIGHTS = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True, slots=True)
 class BrightnessNorm:
-    """Per-picture gain that brings the mean luma of the crop to a target.
+    """Per-picture gain that brings the mean luma of the crop, or the mean of each channel, to a target.
 
     Attributes:
-        target: Wanted mean luma in (0, 1).
+        target: Wanted mean in (0, 1).
         min_gain: Smallest gain, > 0.
         max_gain: Largest gain; what is darker than ``target / max_gain`` stays dark.
         ceiling: Values are cut here after the gain (1 = white); keeps the range that INT8 must cover bounded.
+        grey_world: A gain of its own for each channel, so that a colour cast goes too. Source: Buchsbaum, "A spatial
+            processor model for object colour perception", Journal of the Franklin Institute 310, 1980.
     """
 
     target: float = 0.45
     min_gain: float = 0.4
     max_gain: float = 3.0
     ceiling: float = 1.0
+    grey_world: bool = False
 
     def __post_init__(self) -> None:
         if not (0 < self.target < 1 and 0 < self.min_gain <= self.max_gain and self.ceiling > 0):
@@ -81,9 +84,10 @@ class GraphInput(nn.Module):
             x = x * (1.0 / 255.0)
         else:
             rule = self.brightness
-            mean_luma = (x.mean(dim=(1, 2), keepdim=True) * luma).sum(dim=3, keepdim=True)
-            # Clamping the luma instead of the gain is the same and never divides by zero.
-            mean_luma = mean_luma.clamp(rule.target / rule.max_gain, rule.target / rule.min_gain)
-            x = (x * ((rule.target / 255.0) / mean_luma)).clamp(max=rule.ceiling)
+            level = x.mean(dim=(1, 2), keepdim=True)
+            level = level / 255.0 if rule.grey_world else (level * luma).sum(dim=3, keepdim=True)
+            # Clamping the level instead of the gain is the same and never divides by zero.
+            level = level.clamp(rule.target / rule.max_gain, rule.target / rule.min_gain)
+            x = (x * ((rule.target / 255.0) / level)).clamp(max=rule.ceiling)
         x = (x - mean) * cast(Tensor, self.inverse_std)
         return x.permute(0, 3, 1, 2)

@@ -179,7 +179,7 @@ def test_samples_that_cannot_teach_are_refused() -> None:
 def test_a_student_that_is_kept_scores_as_before_and_other_files_are_none(tmp_path: Path) -> None:
     options = StudentOptions(seed=4, brightness=False, pretrained=False, size_px=32)
     torch.manual_seed(4)
-    student = Student(pretrained=False, brightness=False)
+    student = Student(pretrained=False, norm=None)
     crops = np.random.default_rng(4).integers(0, 256, (3, 32, 32, 3), np.uint8)
     path = tmp_path / "new" / "student.safetensors"
     save_student(student, path, options)

@@ -288,15 +288,16 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
-    """A network of plain convolutions: the model, its grid, and the folder of all its artefacts."""
+    """A network of plain convolutions in a grey world: the model, its grid, and the folder of all its artefacts."""
     pytest.importorskip("litert_torch")
+    norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():
         torch.manual_seed(4)
         trunk = PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1))
         with torch.no_grad():
             for _ in range(20):
-                trunk(GraphInput(BrightnessNorm(), trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
-    model = ExportModel(PixelCosineStudent(trunk, 16), Platt(4.0, 0.0), BrightnessNorm())
+                trunk(GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
+    model = ExportModel(PixelCosineStudent(trunk, 16), Platt(4.0, 0.0), norm)
     grid = fit_grid(model, bench.calibration, GridConfig())
     folder = tmp_path_factory.mktemp("plain")
     export_fp32(model, folder, SIZE_PX)

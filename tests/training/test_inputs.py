@@ -56,6 +56,24 @@ def test_the_smallest_gain_holds() -> None:
     np.testing.assert_allclose(out, 0.4, atol=1e-6)
 
 
+def test_a_grey_world_brings_each_channel_to_the_target_within_the_gains() -> None:
+    out = undone(GraphInput(BrightnessNorm(grey_world=True))(even(100, 200, 10)))
+    # 0.45·255/100 and /200 lie within 0.4 and 3; 0.45·255/10 does not.
+    np.testing.assert_allclose(out, (0.45, 0.45, 3 * 10 / 255), atol=1e-4)
+
+
+def test_a_colour_cast_makes_no_difference_in_a_grey_world_and_does_otherwise() -> None:
+    rng = np.random.default_rng(0)
+    plain = torch.from_numpy(rng.integers(60, 160, (1, 16, 16, 3), np.uint8))
+    cast = (plain.double() * torch.tensor([1.3, 1.0, 0.7])).round().to(torch.uint8)
+    differences = {}
+    for grey_world in (True, False):
+        see = GraphInput(BrightnessNorm(grey_world=grey_world))
+        differences[grey_world] = float((see(plain) - see(cast)).abs().max())
+    assert differences[True] < 0.05  # what is left is the rounding to bytes
+    assert differences[False] > 0.3
+
+
 def test_each_picture_of_a_batch_has_its_own_gain() -> None:
     layer = GraphInput(BrightnessNorm())
     both = torch.cat([even(60, 60, 60), even(200, 200, 200)])

@@ -20,17 +20,16 @@ from benchmarks.students import crop_logits, load_student
 from benchmarks.transfer import Cutter, RealResult, read_captures, show, summarise
 from fasedge.preprocess import InputSpec
 from fasedge.types import FloatArray, UInt8Array
+from training.data.clues import luma
 from training.errors import CheckpointError
 
-#: Weights of red, green and blue in the luma of ITU-R BT.601.
-_LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
 #: Standard deviation that all crops get when their contrast is made equal.
 _CONTRAST = 45.0
 
 
 def grey(crop: FloatArray) -> FloatArray:
     """No colour: the luma in every channel."""
-    return np.repeat(crop @ _LUMA, 3, axis=2)
+    return np.repeat(luma(crop), 3, axis=2)
 
 
 def grey_world(crop: FloatArray) -> FloatArray:
@@ -47,8 +46,8 @@ def equal_contrast(crop: FloatArray) -> FloatArray:
 
 def colour_alone(crop: FloatArray) -> FloatArray:
     """No light and shade: every pixel gets the mean luma and keeps its differences of colour."""
-    luma = crop @ _LUMA
-    return np.asarray(crop - luma + luma.mean(), np.float32)
+    shade = luma(crop)
+    return np.asarray(crop - shade + shade.mean(), np.float32)
 
 
 def softened(sigma: float) -> Callable[[FloatArray], FloatArray]:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from training.backbones.base import Trunk
 from training.errors import ConfigError
 
-#: Channels and layers of the four stages of stride 2, by name; parameters and multiplications are those at inference.
+#: Channels and layers of the four stages of stride 2, by name; the numbers of parameters are those at inference.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.29 M parameters
+    "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.28 M parameters
     "plain_m": ((16, 32, 64, 128), (1, 2, 2, 3)),  # 0.44 M
     "plain_l": ((32, 64, 96, 128), (1, 2, 3, 3)),  # 0.68 M
 }

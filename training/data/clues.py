@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from fasedge.types import FloatArray, UInt8Array
 from training.data.simulate.draws import Draws
+from training.inputs import LUMA_WEIGHTS
+
+_LUMA = np.array(LUMA_WEIGHTS, np.float32)[:, None]
 
 
 def shift_hue(picture: UInt8Array, turn: float) -> UInt8Array:
@@ -46,16 +49,16 @@ def colour_jitter(picture: UInt8Array, d: Draws) -> UInt8Array:
         values = picture.astype(np.float32)
         anchor: FloatArray | float = 0.0
         if name == "contrast":
-            anchor = round(float(_grey(values).mean()))
+            anchor = round(float(luma(values).mean()))
         elif name == "saturation":
-            anchor = _grey(values)
+            anchor = luma(values)
         picture = np.rint(np.clip(anchor + (values - anchor) * factors[name], 0, 255)).astype(np.uint8)
     return picture
 
 
-def _grey(picture: FloatArray) -> FloatArray:
-    """Luma of ITU-R BT.601, float32 (H, W, 1)."""
-    return picture @ np.array([[0.299], [0.587], [0.114]], np.float32)
+def luma(picture: FloatArray) -> FloatArray:
+    """Luma of a picture, red first: float32 (H, W, 3) to (H, W, 1)."""
+    return picture @ _LUMA
 
 
 def recolour_attacks(

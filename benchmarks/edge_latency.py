@@ -16,7 +16,7 @@ from collections import defaultdict
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.minifasnet import SIZE_PX as YARDSTICK_PX
 from benchmarks.minifasnet import MiniFASNetV2
@@ -118,18 +119,9 @@ def pictures(side: int) -> UInt8Array:
 
 def multiplications(model: nn.Module, side: int) -> int:
     """Multiplications of convolutions and linear layers for one picture."""
-    counted = [0]
-
-    def count(module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        weight = cast(torch.Tensor, module.weight)
-        counted[0] += output.numel() * weight[0].numel()
-
-    handles = [m.register_forward_hook(count) for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.eval()(torch.zeros(1, side, side, 3, dtype=torch.uint8))
-    for handle in handles:
-        handle.remove()
-    return counted[0]
+    return int(counter.get_total_flops()) // 2  # it counts a multiplication and its addition as two
 
 
 def write(name: str, folder: Path, engines: list[EngineName]) -> tuple[list[Artefact], nn.Module, int]:

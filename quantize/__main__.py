@@ -14,7 +14,7 @@ from rich.console import Console
 
 from fasedge.cards import models_folder, sha256_of
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.distill import DistilTask, load_task, load_teacher
+from quantize.distill import DistilTask, Imitation, load_task, load_teacher
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
@@ -35,9 +35,12 @@ from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
+from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from training.config import load_config
+from training.data.joined import joined
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
+from training.distributed import choose_device
 from training.evaluate import evaluate_sets, write_evaluation
 from training.loop import Trainer, score_set
 from training.program import run_program
@@ -85,28 +88,44 @@ DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the f
 def distil(
     config: Annotated[Path, typer.Argument(help="TOML file of the student, e.g. quantize/student.toml.")],
     *,
-    train: TrainOption,
+    train: Annotated[
+        list[Path], typer.Option("--train", help="Sample set of the train split; several are put together.")
+    ],
     dev: DevOption,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and history; a run in it is resumed.")],
     teacher: Annotated[
-        Path | None, typer.Option(help="Checkpoint of a full-precision method; none: no teacher.")
+        list[Path] | None,
+        typer.Option(help="Checkpoint of a full-precision method; several answer together. None: no teacher."),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the imitation, 0 to 1.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="Weight of the imitation of cosines, 0 to 1.")] = 0.5,
+    features: Annotated[
+        float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
+    ] = 0.0,
+    blended: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
     start: Annotated[bool, typer.Option(help="Start from the teacher's weights; needs the same trunk.")] = False,
 ) -> None:
-    """Train the student, with or without a teacher."""
+    """Train the student, with or without teachers."""
     settings = load_config(config)
     torch.manual_seed(settings.seed)
-    master = None if teacher is None else load_teacher(teacher)[0]
-    task = DistilTask(settings, master, alpha=alpha)
+    masters = [load_teacher(path)[0] for path in teacher or []]
+    if start and len(masters) != 1:
+        raise typer.BadParameter("--start needs one --teacher")
+    on_cpu = choose_device(settings.machine.device).type == "cpu"
+    task = DistilTask(
+        settings,
+        [OpenVinoTeacher(one, settings.input.size_px) if on_cpu else TorchTeacher(one) for one in masters],
+        Imitation(alpha=alpha, features=features, blended=blended),
+    )
     note: dict[str, str | float | bool] = {}
-    if teacher is not None:
-        note = {"teacher_sha256": sha256_of(teacher), "alpha": alpha, "started_from_it": start}
+    if teacher:
+        note = {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "started_from_it": start}
+        note |= {"features": features, "blended": blended}
     if start:
-        if master is None:
-            raise typer.BadParameter("--start needs --teacher")
-        task.start_from(master)
-    for record in Trainer(task, settings, SampleSet.load(train), SampleSet.load(dev), out, note).run():
+        task.start_from(masters[0])
+    elif features:
+        task.start_with_head(masters[0])
+    samples = joined([SampleSet.load(path) for path in train])
+    for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
         console.print(record.line())
 
 

@@ -4,14 +4,21 @@
 cells of the map: the first term is the method's own pixel-wise loss, the second the Kullback-Leibler divergence to
 the teacher's softened map. With ``alpha = 0`` the student is trained without a teacher, on the same schedule.
 
+Where the student's map has as many channels as the teacher's, it can imitate what the teacher's trunk finds as well:
+``+ beta·mean(((f_s - f_t) / sd(f_t))²)``, with the deviation of each channel in the batch. It then starts with the
+teacher's head.
+
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the softened targets; the pixel-wise
-form follows the method's map.
+form follows the method's map. Romero et al., "FitNets", ICLR 2015, for features; Chen et al., "Knowledge Distillation
+with the Reused Teacher Classifier", CVPR 2022, for the head; Beyer et al., "Knowledge Distillation: A Good Teacher is
+Patient and Consistent", CVPR 2022, for one view for both, and for pictures that are blended.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +30,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from quantize.export import config_of, load_trained
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
 from quantize.students import PixelCosineStudent
+from quantize.teachers import Teacher, together
 from training.backbones import Trunk
 from training.build import MethodTask, ScoringTask, build_trunk, method_settings
 from training.checkpoint import load_checkpoint, load_exactly
@@ -32,48 +40,83 @@ from training.inputs import GraphInput
 from training.methods.a_deeppixbis import a_bce
 from training.methods.base import without_autocast
 
+#: A channel that is the same everywhere counts no more than one with this deviation.
+_LEAST_DEVIATION = 1e-3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imitation:
+    """How a student imitates.
+
+    Attributes:
+        alpha: Weight of the imitation of the map of cosines against the task's own loss, in [0, 1].
+        temperature: T: factor on the cosines before the sigmoid of both.
+        features: beta: weight of the imitation of the trunk's map; 0 leaves it out.
+        blended: Share of the batches whose pictures are blended with one another, labels too; in [0, 1].
+    """
+
+    alpha: float = 0.5
+    temperature: float = 4.0
+    features: float = 0.0
+    blended: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: A value is out of its range.
+        """
+        rules = (
+            (0 <= self.alpha <= 1, "alpha in [0, 1]"),
+            (0 < self.temperature < math.inf, "temperature > 0"),
+            (0 <= self.features < math.inf, "features >= 0"),
+            (0 <= self.blended <= 1, "blended in [0, 1]"),
+        )
+        wrong = [what for holds, what in rules if not holds]
+        if wrong:
+            raise ConfigError(f"distillation needs {' and '.join(wrong)}, got {self}")
+
 
 class DistilTask:
     """A student as a task of the training loop.
 
     Args:
         config: The student's run; ``method.trunk`` names its trunk.
-        teacher: A trained full-precision method, or ``None``.
-        alpha: Weight of the imitation, in [0, 1].
-        temperature: T: factor on the cosines before the sigmoid of both.
+        teachers: Trained full-precision networks. Cosines are imitated in the mean, features those of the first.
+        imitation: How they are imitated; without teachers not at all.
         student: A student that exists already, instead of a new one with the configured trunk.
 
     Raises:
-        ConfigError: ``alpha`` or ``temperature`` is out of range, or the teacher's map has another size.
+        ConfigError: A teacher's map has another size, or features are to be imitated and there are others.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        teacher: MethodTask | None = None,
+        teachers: Sequence[Teacher] = (),
+        imitation: Imitation | None = None,
         *,
-        alpha: float = 0.5,
-        temperature: float = 4.0,
         student: PixelCosineStudent | None = None,
     ) -> None:
-        if not 0 <= alpha <= 1 or not 0 < temperature < math.inf:
-            raise ConfigError(f"distillation needs alpha in [0, 1] and temperature > 0, got {alpha} and {temperature}")
         trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
         self._student = student or PixelCosineStudent(trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
         self._settings = replace(method_settings(config), attention=False)
-        self._teacher = teacher
-        self._alpha = alpha if teacher is not None else 0.0
-        self._temperature = temperature
-        if teacher is not None:
-            sides = teacher.module.config.map_side, self._settings.map_side
+        self._teachers = tuple(teachers)
+        self._imitation = imitation or Imitation()
+        for teacher in self._teachers:
+            sides = teacher.map_side, self._settings.map_side
             if sides[0] != sides[1]:
                 raise ConfigError(
                     f"the teacher's map has {sides[0]} cells a side, the student's {sides[1]}; give the student an "
                     f"input.size_px of {16 * sides[0]}"
                 )
-            teacher.module.eval()
-            teacher.module.requires_grad_(False)
+        if self._imitation.features and not (self._teachers and self._teachers[0].channels == trunk.out_channels):
+            found = f"a map of {self._teachers[0].channels} channels" if self._teachers else "no teacher"
+            raise ConfigError(
+                f"features can be imitated where there are as many; the student's map has {trunk.out_channels} "
+                f"channels, and there is {found}"
+            )
 
     @property
     def module(self) -> PixelCosineStudent:
@@ -81,11 +124,11 @@ class DistilTask:
         return self._student
 
     def to(self, device: torch.device) -> None:
-        """Move student, teacher and first layer to a device."""
+        """Move student, teachers and first layer to a device."""
         self._student.to(device)
         self._input.to(device)
-        if self._teacher is not None:
-            self._teacher.to(device)
+        for teacher in self._teachers:
+            teacher.to_device(device)
 
     def start_from(self, teacher: MethodTask) -> None:
         """Give the student the teacher's trunk and pixel filter as a start, where both have the same trunk.
@@ -94,25 +137,56 @@ class DistilTask:
             StateMismatchError: The trunks differ.
         """
         load_exactly(self._student.trunk, teacher.module.trunk.state_dict(), what="the teacher's trunk")
+        self.start_with_head(teacher)
+
+    def start_with_head(self, teacher: MethodTask) -> None:
+        """Give the student the teacher's pixel filter as a start, where both maps have as many channels."""
         self._student.filter.weight.data.copy_(teacher.module.pixel_filter.weight.data)
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Task loss and imitation."""
-        cosines = self._student.cosine_map(self._input(rgb))
-        with torch.no_grad():
-            taught = None if self._teacher is None else self._temperature * self._teacher.cosines(rgb)[0]
+        how = self._imitation
+        if how.blended and float(torch.rand(())) < how.blended:
+            rgb, labels = blend(rgb, labels)
+        features = self._student.trunk(self._input(rgb))
+        cosines = self._student.cosines_of(features)
+        taught = together(self._teachers, rgb) if self._teachers else None
         with without_autocast(rgb.device.type):
             loss = a_bce(cosines, labels, self._settings).mean()
             if taught is None:
                 return loss
-            wanted = torch.sigmoid(taught)
+            wanted = torch.sigmoid(how.temperature * taught.cosines)
             entropy = F.binary_cross_entropy(wanted, wanted)
-            imitation = F.binary_cross_entropy_with_logits(self._temperature * cosines, wanted) - entropy
-            return (1 - self._alpha) * loss + self._alpha * imitation
+            imitation = F.binary_cross_entropy_with_logits(how.temperature * cosines, wanted) - entropy
+            loss = (1 - how.alpha) * loss + how.alpha * imitation
+            return loss + how.features * feature_error(features.float(), taught.features) if how.features else loss
 
     def score(self, rgb: Tensor) -> Tensor:
         """Mean cosine mapped to [0, 1]; the calibrated score is made at export."""
         return 0.5 + 0.5 * self._student.pooled(self._input(rgb))
+
+
+def blend(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Blend each picture of a batch with the one that lies opposite; the first half weighs at least as much.
+
+    Args:
+        rgb: uint8 (N, S, S, 3).
+        labels: float32 (N,).
+
+    Returns:
+        The same shapes and types; labels in between.
+
+    Source: Zhang et al., "mixup", ICLR 2018; one weight for the batch, uniform in [0.5, 1].
+    """
+    weight = 0.5 + 0.5 * float(torch.rand(()))
+    mixed = rgb.float().lerp_(rgb.flip(0).float(), 1 - weight)
+    return mixed.round_().to(torch.uint8), labels * weight + labels.flip(0) * (1 - weight)
+
+
+def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of maps (N, C, m, m), each channel in units of the wanted one's deviation in the batch."""
+    deviation = wanted.std(dim=(0, 2, 3), keepdim=True) + _LEAST_DEVIATION
+    return ((found - wanted) / deviation).square().mean()
 
 
 def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:

@@ -54,7 +54,10 @@ class PixelCosineStudent(nn.Module):
         Returns:
             float32 (N, m, m) in [-1, 1].
         """
-        features = self.trunk(x)
+        return self.cosines_of(self.trunk(x))
+
+    def cosines_of(self, features: Tensor) -> Tensor:
+        """Cosine map (N, m, m) of what the trunk has found, (N, C, m, m)."""
         with without_autocast(features.device.type):
             return pixel_cosine(at_least_float32(features), F.normalize(self.filter.weight, dim=1))
 

@@ -87,10 +87,9 @@ class MethodTask(MethodStep[Cosines, Losses]):
         """Return the chosen score, by default the mean of the score map."""
         return self._network.scores(self._network(self._input(rgb)))[self.primary_score]
 
-    def cosines(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the cosine map (N, m, m) and image cosine (N,), for distillation."""
-        out = self._network.cosines(self._input(rgb))
-        return out.map, out.image
+    def features(self, rgb: Tensor) -> Tensor:
+        """Return the trunk's map (N, C, m, m), for distillation."""
+        return cast(Tensor, self._network.trunk(self._input(rgb)))
 
 
 def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantize.distill import DistilTask
+from quantize.distill import DistilTask, Imitation, blend, feature_error
+from quantize.students import PixelCosineStudent
+from quantize.teachers import OpenVinoTeacher, TorchTeacher, together
 from training.backbones import TRUNKS, Trunk
 from training.build import MethodTask
 from training.config import InputConfig, MethodConfig, TrainConfig
@@ -50,10 +52,10 @@ def teacher() -> MethodTask:
         return MethodTask(config())
 
 
-def student(teacher: MethodTask | None, **options: float) -> DistilTask:
+def student(*teachers: MethodTask, **options: float) -> DistilTask:
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        task = DistilTask(config(), teacher, **options)
+        task = DistilTask(config(), [TorchTeacher(one) for one in teachers], Imitation(**options))
     task.module.eval()
     return task
 
@@ -76,6 +78,12 @@ def cosine_map(task: DistilTask, rgb: Tensor) -> np.ndarray:
     return (features * direction).sum(1) / np.linalg.norm(features, axis=1) / np.linalg.norm(direction)
 
 
+def taught_map(teacher: MethodTask, rgb: Tensor) -> Tensor:
+    """Cosine map of the whole network, from pictures that are normalised here."""
+    with torch.no_grad():
+        return teacher.module.cosines((rgb.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25).map
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -90,7 +98,7 @@ def task_loss(cosines: np.ndarray) -> float:
 
 
 def test_without_imitation_the_loss_is_that_of_the_task(teacher: MethodTask, rgb: Tensor) -> None:
-    alone, beside = student(None), student(teacher, alpha=0.0)
+    alone, beside = student(), student(teacher, alpha=0.0)
     cosines = cosine_map(alone, rgb)
     assert alone.loss(rgb, LABELS).item() == pytest.approx(task_loss(cosines), abs=1e-5)
     assert beside.loss(rgb, LABELS).item() == pytest.approx(task_loss(cosines), abs=1e-5)
@@ -102,7 +110,7 @@ def test_the_imitation_is_the_divergence_between_the_softened_maps(
 ) -> None:
     pupil = student(teacher, alpha=1.0, temperature=temperature)
     with torch.no_grad():
-        wanted = sigmoid(temperature * teacher.cosines(rgb)[0].double().numpy())
+        wanted = sigmoid(temperature * taught_map(teacher, rgb).double().numpy())
     given = sigmoid(temperature * cosine_map(pupil, rgb))
     divergence = wanted * np.log(wanted / given) + (1 - wanted) * np.log((1 - wanted) / (1 - given))
     assert divergence.mean() > 1e-3
@@ -121,7 +129,7 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_imitate(teacher: Metho
     pupil.start_from(teacher)
     pupil.module.eval()
     assert abs(pupil.loss(rgb, LABELS).item()) < 1e-6 < before
-    np.testing.assert_allclose(cosine_map(pupil, rgb), teacher.cosines(rgb)[0].detach(), atol=1e-5)
+    np.testing.assert_allclose(cosine_map(pupil, rgb), taught_map(teacher, rgb), atol=1e-5)
 
 
 def test_only_the_student_learns(teacher: MethodTask, rgb: Tensor) -> None:
@@ -140,17 +148,115 @@ def test_only_the_student_learns(teacher: MethodTask, rgb: Tensor) -> None:
 
 
 def test_the_score_is_the_mean_cosine_as_a_share(rgb: Tensor) -> None:
-    pupil = student(None)
+    pupil = student()
     expected = 0.5 + 0.5 * cosine_map(pupil, rgb).mean((1, 2))
     np.testing.assert_allclose(pupil.score(rgb).detach(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"alpha": -0.1}, {"alpha": 1.1}, {"temperature": 0.0}, {"temperature": math.inf}])
+def test_several_teachers_answer_in_the_mean_and_the_first_lends_its_features(teacher: MethodTask, rgb: Tensor) -> None:
+    other = MethodTask(config())
+    alone = [TorchTeacher(one)(rgb) for one in (teacher, other)]
+    both = together([TorchTeacher(teacher), TorchTeacher(other)], rgb)
+    torch.testing.assert_close(both.cosines, (alone[0].cosines + alone[1].cosines) / 2)
+    assert not torch.allclose(alone[0].cosines, alone[1].cosines, atol=1e-3)
+    assert torch.equal(both.features, alone[0].features)
+
+
+def test_a_teacher_in_openvino_answers_as_the_network_does(teacher: MethodTask, rgb: Tensor) -> None:
+    wanted = TorchTeacher(teacher)(rgb)
+    same = OpenVinoTeacher(teacher, 48, threads=1)
+    first = same(rgb)
+    # On CPUs with bfloat16 units its convolutions have eight bits of mantissa.
+    torch.testing.assert_close(first.cosines, wanted.cosines, atol=0.02, rtol=0)
+    torch.testing.assert_close(first.features, wanted.features, atol=0.02, rtol=0.02)
+    kept = first.cosines.clone()
+    same(rgb.flip(0))
+    assert torch.equal(first.cosines, kept)  # an answer is not overwritten by the next
+    assert (same.map_side, same.channels) == (3, 6)
+    with pytest.raises(ConfigError, match="on the CPU, not on meta"):
+        same.to_device(torch.device("meta"))
+
+
+def test_the_imitation_of_features_counts_each_channel_in_its_own_deviation() -> None:
+    wanted = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    error = torch.tensor([0.5, -1.0]).reshape(1, 2, 1, 1)
+    found = wanted + error * wanted.std(dim=(0, 2, 3), keepdim=True)
+    assert feature_error(found, wanted).item() == pytest.approx((0.25 + 1.0) / 2, rel=0.01)
+    scaled = torch.tensor([1.0, 100.0]).reshape(1, 2, 1, 1)
+    assert feature_error(found * scaled, wanted * scaled).item() == pytest.approx(0.625, rel=0.01)
+    assert feature_error(wanted, wanted).item() == 0
+    assert math.isfinite(feature_error(torch.ones(2, 1, 3, 3), torch.zeros(2, 1, 3, 3)).item())
+
+
+def test_features_are_added_to_the_loss_with_their_weight(teacher: MethodTask, rgb: Tensor) -> None:
+    without, half, whole = [student(teacher, alpha=0.3, features=w).loss(rgb, LABELS).item() for w in (0.0, 0.5, 1.0)]
+    pupil = student(teacher)
+    x = (rgb.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        error = feature_error(pupil.module.trunk(x), teacher.module.trunk(x)).item()
+    assert error > 0.1
+    assert (half - without, whole - without) == pytest.approx((error / 2, error), rel=1e-3)
+
+
+def test_a_student_with_the_head_of_its_teacher_keeps_its_own_trunk(teacher: MethodTask) -> None:
+    pupil = student(teacher)
+    pupil.start_with_head(teacher)
+    assert torch.equal(pupil.module.filter.weight, teacher.module.pixel_filter.weight)
+    assert not torch.equal(pupil.module.trunk.features[0].weight, teacher.module.trunk.features[0].weight)
+
+
+def test_blended_pictures_are_weighed_with_their_labels() -> None:
+    rgb = torch.zeros(4, 2, 2, 3, dtype=torch.uint8)
+    rgb[0], rgb[1] = 200, 100
+    labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        mixed, soft = blend(rgb, labels)
+    weight = soft[0].item()
+    assert 0.5 < weight < 1
+    torch.testing.assert_close(soft, torch.tensor([weight, 0.0, 0.0, 1 - weight]))
+    values = [200 * weight, 100 * weight, 100 * (1 - weight), 200 * (1 - weight)]
+    assert mixed.dtype == torch.uint8
+    assert (mixed == mixed[:, :1, :1, :1]).all()
+    assert mixed[:, 0, 0, 0].tolist() == pytest.approx(values, abs=0.51)
+    assert rgb[0, 0, 0, 0] == 200  # the batch itself is left alone
+
+
+def test_the_share_of_blended_batches_is_as_asked_for(teacher: MethodTask, rgb: Tensor) -> None:
+    plain = student(teacher).loss(rgb, LABELS).item()
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        found = [student(teacher, blended=0.3).loss(rgb, LABELS).item() for _ in range(60)]
+    # Making a student leaves torch's random numbers as they are. Binomial, three deviations.
+    assert sum(loss != pytest.approx(plain) for loss in found) == pytest.approx(18, abs=11)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha": -0.1},
+        {"alpha": 1.1},
+        {"temperature": 0.0},
+        {"temperature": math.inf},
+        {"features": -1.0},
+        {"blended": 1.5},
+        {"blended": math.nan},
+    ],
+)
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=r"alpha in \[0, 1\] and temperature > 0"):
-        student(None, **options)
+    with pytest.raises(ConfigError, match=f"{next(iter(options))} "):
+        Imitation(**options)
 
 
 def test_a_teacher_with_another_map_is_refused(teacher: MethodTask) -> None:
     with pytest.raises(ConfigError, match=r"teacher's map has 3 cells a side, the student's 2; .*size_px of 48"):
-        DistilTask(config(size_px=32), teacher)
+        DistilTask(config(size_px=32), [TorchTeacher(teacher)])
+
+
+def test_features_of_another_number_or_of_nobody_cannot_be_imitated(teacher: MethodTask) -> None:
+    how = Imitation(features=1.0)
+    other = PixelCosineStudent(TRUNKS["plain_s"](), 112)
+    with pytest.raises(ConfigError, match="112 channels, and there is a map of 6 channels"):
+        DistilTask(config(), [TorchTeacher(teacher)], how, student=other)
+    with pytest.raises(ConfigError, match="6 channels, and there is no teacher"):
+        DistilTask(config(), imitation=how)

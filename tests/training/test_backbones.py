@@ -15,6 +15,7 @@ from training.backbones import (
     PLAIN_SIZES,
     TRUNKS,
     DenseNetTrunk,
+    EfficientNetLite0Trunk,
     PlainTrunk,
     Trunk,
     densenet161_trunk,
@@ -457,14 +458,16 @@ def test_a_deployed_plain_trunk_is_convolutions_and_relu_alone(name: str) -> Non
     deployed = plain_trunk(name).deployed()
     assert {type(module) for module in deployed.modules()} == {nn.Sequential, nn.Conv2d, nn.ReLU}
     convs = [module for module in deployed.modules() if isinstance(module, nn.Conv2d)]
-    assert {conv.kernel_size for conv in convs} == {(3, 3)}
-    assert len(convs) == sum(PLAIN_SIZES[name][1])
+    assert {conv.kernel_size for conv in convs[:-1]} == {(3, 3)}
+    assert (convs[-1].kernel_size, convs[-1].out_channels) == ((1, 1), EfficientNetLite0Trunk().out_channels)
+    assert not isinstance(list(deployed)[-1], nn.ReLU)  # as the map that it can imitate
+    assert len(convs) == sum(PLAIN_SIZES[name][1]) + 1
 
 
 def test_plain_m_has_the_hand_counted_number_of_parameters_once_deployed() -> None:
-    # 3x3 filters and biases: 3-16, 16-32, 32-32, 32-64, 64-64, 64-128, 128-128 twice.
+    # 3x3 filters and biases: 3-16, 16-32, 32-32, 32-64, 64-64, 64-128, 128-128 twice; then 1x1: 128-112.
     pairs = [(3, 16), (16, 32), (32, 32), (32, 64), (64, 64), (64, 128), (128, 128), (128, 128)]
-    assert _parameters(plain_trunk("plain_m").deployed()) == sum(9 * a * b + b for a, b in pairs)
+    assert _parameters(plain_trunk("plain_m").deployed()) == sum(9 * a * b + b for a, b in pairs) + 128 * 112 + 112
 
 
 def test_a_layer_without_a_shortcut_adds_two_terms_and_one_with_it_three() -> None:
@@ -487,6 +490,8 @@ def test_plain_trunks_refuse_what_they_do_not_have() -> None:
         plain_trunk("plain_xxl")
     with pytest.raises(ConfigError, match="four stages"):
         PlainTrunk((8, 16, 32), (1, 1, 1))
+    with pytest.raises(ConfigError, match="projected=-1"):
+        PlainTrunk((8, 16, 32, 64), (1, 1, 1, 1), projected=-1)
     for config in (MethodConfig(trunk="plain_s", width=0.5), MethodConfig(trunk="plain_s", weights="a.pt")):
         with pytest.raises(ConfigError, match="no width"):
             build_trunk(config)

@@ -9,6 +9,7 @@ Source: Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import ClassVar, cast
 
@@ -21,10 +22,13 @@ from training.errors import ConfigError
 
 #: Channels and layers of the four stages of stride 2, by name; the numbers of parameters are those at inference.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.28 M parameters
-    "plain_m": ((16, 32, 64, 128), (1, 2, 2, 3)),  # 0.44 M
-    "plain_l": ((32, 64, 96, 128), (1, 2, 3, 3)),  # 0.68 M
+    "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.30 M parameters
+    "plain_m": ((16, 32, 64, 128), (1, 2, 2, 3)),  # 0.45 M
+    "plain_l": ((32, 64, 96, 128), (1, 2, 3, 3)),  # 0.70 M
 }
+#: Channels of the map of the named sizes: those of EfficientNet-Lite0, whose map they can imitate and whose head they
+#: can take over.
+PROJECTED = 112
 
 
 class PlainLayer(nn.Module):
@@ -86,36 +90,44 @@ class PlainTrunk(Trunk):
         widths: Channels of the four stages.
         depths: Layers of each; the first has stride 2.
         in_channels: Channels of the input image.
+        projected: Channels of a last 1×1 convolution without ReLU; 0 leaves it out. With it the map can have values of
+            both signs, and as many channels as that of a network that it imitates (Chen et al., "Knowledge Distillation
+            with the Reused Teacher Classifier", CVPR 2022, section 3).
 
     Raises:
-        ConfigError: Not four stages, or a number below 1.
+        ConfigError: Not four stages, a number below 1, or ``projected`` below 0.
     """
 
     input_mean: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     input_std: ClassVar[tuple[float, float, float]] = (0.25, 0.25, 0.25)
 
-    def __init__(self, widths: Sequence[int], depths: Sequence[int], in_channels: int = 3) -> None:
-        if len(widths) != 4 or len(depths) != 4 or min(*widths, *depths, in_channels) < 1:
+    def __init__(
+        self, widths: Sequence[int], depths: Sequence[int], in_channels: int = 3, *, projected: int = 0
+    ) -> None:
+        if len(widths) != 4 or len(depths) != 4 or min(*widths, *depths, in_channels) < 1 or projected < 0:
             raise ConfigError(
-                f"expected channels and layers of four stages, each at least 1, got {widths}, {depths} and "
-                f"in_channels={in_channels}"
+                f"expected channels and layers of four stages, each at least 1, got {widths}, {depths}, "
+                f"in_channels={in_channels} and projected={projected}"
             )
-        super().__init__(in_channels, widths[-1])
+        super().__init__(in_channels, projected or widths[-1])
         layers, channels = [], in_channels
         for width, depth in zip(widths, depths, strict=True):
             for number in range(depth):
                 layers.append(PlainLayer(channels, width, stride=2 if number == 0 else 1))
                 channels = width
         self.layers = nn.Sequential(*layers)
+        self.projection = nn.Conv2d(channels, projected, 1) if projected else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) images to (N, out_channels, H/16, W/16); H and W divisible by 16."""
         features: Tensor = self.layers(x)
-        return features
+        return features if self.projection is None else cast(Tensor, self.projection(features))
 
     def deployed(self) -> nn.Module:
         """The same function at inference, one convolution per layer."""
-        return nn.Sequential(*(layer for part in self.layers for layer in cast(PlainLayer, part).merged())).eval()
+        layers = [layer for part in self.layers for layer in cast(PlainLayer, part).merged()]
+        last = [] if self.projection is None else [copy.deepcopy(self.projection)]
+        return nn.Sequential(*layers, *last).eval()
 
 
 def plain_trunk(size: str, *, pretrained: bool = False, in_channels: int = 3) -> PlainTrunk:
@@ -133,4 +145,4 @@ def plain_trunk(size: str, *, pretrained: bool = False, in_channels: int = 3) ->
         raise ConfigError(f"expected one of {sorted(SIZES)}, got {size!r}")
     if pretrained:
         raise ConfigError(f"{size} has no ImageNet weights: leave method.pretrained out, and teach it by distillation")
-    return PlainTrunk(*SIZES[size], in_channels=in_channels)
+    return PlainTrunk(*SIZES[size], in_channels=in_channels, projected=PROJECTED)

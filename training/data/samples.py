@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from numpy.lib.format import open_memmap
 
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array, UInt16Array
+from training.data.frames import Frames
 from training.data.manifest import Split
 from training.data.relief import RELIEF, read_relief
 from training.data.simulate.compose import CANVAS_SCALE
@@ -54,6 +55,20 @@ class CropJitter:
     scale: float = 0.12
 
 
+class Arrays(NamedTuple):
+    """What a set is read from, which may be more than the set.
+
+    Attributes:
+        pictures: uint8 (n, P, P, 3), red first.
+        depth_mm: uint16 (n, P, P), or ``None``.
+        places: Where in them each sample lies.
+    """
+
+    pictures: Frames
+    depth_mm: Frames | None
+    places: Sequence[int]
+
+
 class SampleSet:
     """A set of samples, memory-mapped.
 
@@ -64,10 +79,10 @@ class SampleSet:
 
     def __init__(
         self,
-        pictures: UInt8Array,
+        pictures: Frames,
         table: Sequence[SampleRow],
         info: SetInfo,
-        depth_mm: UInt16Array | None = None,
+        depth_mm: Frames | None = None,
         *,
         places: Sequence[int] | None = None,
         relief: Path | None = None,
@@ -138,6 +153,10 @@ class SampleSet:
         )
         table, places = [self.table[i] for i in chosen], [self._places[i] for i in chosen]
         return SampleSet(self._pictures, table, info, self._depth_mm, places=places, relief=self._relief)
+
+    def arrays(self) -> Arrays:
+        """What the samples are read from; for :func:`training.data.joined.joined`."""
+        return Arrays(self._pictures, self._depth_mm, self._places)
 
     def __len__(self) -> int:
         return len(self.table)

@@ -238,7 +238,10 @@ class ADeepPixBiS(Method[Cosines, Losses]):
             BatchError: The images have another size or number of channels.
         """
         check_images(x, self.trunk.in_channels, self.config.map_side * self.trunk.stride)
-        features = self.trunk(x)
+        return self.heads(self.trunk(x))
+
+    def heads(self, features: Tensor) -> Cosines:
+        """Map what the trunk has found, (N, C, map_side, map_side), to cosines."""
         with without_autocast(features.device.type):
             features = at_least_float32(features)
             return Cosines(self._pixel_cosines(features), self._image_cosines(features), self.attention_weights())

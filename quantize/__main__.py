@@ -29,7 +29,7 @@ from quantize.facts import (
     simulated_evaluation,
 )
 from quantize.finetune import FinetuneConfig, finetune, training_crops
-from quantize.grid import GridConfig, conv_names, fit_grid, release
+from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
@@ -46,11 +46,6 @@ from training.loop import Trainer, score_set
 from training.program import run_program
 
 DEFAULT_STEPS = FinetuneConfig().steps
-#: Stem and first depthwise convolution keep their weights: rounding them costs most, and they take 3 kB.
-_UNROUNDED = 2
-#: Up to the first layer of stride 8. What is rounded early moves the score most, and so do the last digits in which two
-#: engines differ.
-DEFAULT_LEADING_FLOAT = 10
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Turn a trained student into models for the engines of the SDK."
@@ -74,7 +69,10 @@ ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a sc
 
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
 LeadingOption = Annotated[
-    int, typer.Option("--leading-float", help="Convolutions at the start of the network that stay in float.")
+    int | None,
+    typer.Option(
+        "--leading-float", help="Convolutions at the start of the network that stay in float; default: by the network."
+    ),
 ]
 EvaluationOption = Annotated[
     list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
@@ -225,6 +223,7 @@ def facts_command(
         points=points,
         evaluation=[*results, *read_evaluations(evaluation or [])],
         version=version,
+        trunk=rounded.config.method.trunk,
         provenance=provenance,
     )
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -252,7 +251,7 @@ def round_command(
     samples = SampleSet.load(train)
     calibration = calibration_crops(samples, config.input.spec(), crops)
     model = equalise(ExportModel(network, UNCALIBRATED, config.input.normalisation()), calibration)
-    chosen = GridConfig(float_convs=tuple(conv_names(model)[:_UNROUNDED]))
+    chosen = GridConfig(float_convs=tuple(conv_names(model)[: in_float(config.method.trunk).weights]))
     tuning = FinetuneConfig(steps=steps)
     grid = fit_grid(model, calibration, chosen)
     record = finetune(grid, model, training_crops(samples, config, tuning.batch), tuning)
@@ -274,12 +273,13 @@ def int8(
     calibration: CalibrationOption,
     out: FolderOption,
     train: TrainOption,
-    leading_float: LeadingOption = DEFAULT_LEADING_FLOAT,
+    leading_float: LeadingOption = None,
 ) -> None:
     """Write the INT8 network for all engines."""
     rounded, _ = _model(checkpoint, calibration)
     sample = SampleSet.load(train).crops([0], rounded.config.input.spec())
-    grid = release(rounded.grid, conv_names(rounded.grid)[:leading_float])
+    start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
+    grid = release(rounded.grid, conv_names(rounded.grid)[:start])
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
@@ -347,7 +347,7 @@ def run(
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
-    leading_float: LeadingOption = DEFAULT_LEADING_FLOAT,
+    leading_float: LeadingOption = None,
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
     """All of it: round, calibrate, export, int8, facts, parity, publish. Nothing is published when a step fails."""

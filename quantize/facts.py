@@ -14,6 +14,7 @@ from fasedge.cards import Evaluation, OperatingPoint, Precision, Rate, Source, T
 from fasedge.metrics import bootstrap_intervals
 from quantize.errors import CalibrationDataError
 from quantize.publish import Facts
+from training.backbones import PLAIN_SIZES
 from training.data.manifest import FacePicture, read_manifest
 from training.data.samples import SampleSet
 from training.evaluate import OPERATING_POINTS, ScoredSet, auc_by, thresholds
@@ -36,6 +37,7 @@ _ROLES = {
     "sfhq": "synthetic faces as scenes",
     "sfhq_t2i": "synthetic faces as scenes",
 }
+_WEIGHTS = {"efficientnet_lite0": ", from Apache-2.0 ImageNet weights"}
 LIMITATIONS = (
     "Trained on simulated attacks over licensed faces: no real print, screen or mask was in the training data.",
     "Not tested on the standard face anti-spoofing data sets (OULU-NPU, Replay-Mobile, WMCA and others), nor on masks, "
@@ -139,12 +141,23 @@ def training_data(pictures: Sequence[FacePicture]) -> tuple[TrainingData, ...]:
     return tuple(rows)
 
 
+def network_notes(trunk: str) -> str:
+    """What a card says about a network's trunk."""
+    if trunk in PLAIN_SIZES:
+        return (
+            f"{trunk}: plain 3x3 convolutions up to stride 16 (as RepVGG, CVPR 2021), merged; taught by full-precision "
+            "networks on EfficientNet-Lite0 with Apache-2.0 ImageNet weights"
+        )
+    return f"{trunk} up to stride 16" + _WEIGHTS.get(trunk, "")
+
+
 def make_facts(
     *,
     data: Path,
     points: Sequence[OperatingPoint],
     evaluation: Sequence[Evaluation],
     version: str,
+    trunk: str,
     provenance: dict[str, str],
 ) -> Facts:
     """Put the facts together.
@@ -154,6 +167,7 @@ def make_facts(
         points: Operating points of every precision.
         evaluation: Results.
         version: Version of the model.
+        trunk: Name of the network's trunk.
         provenance: Seeds, software, what the student was distilled from.
     """
     return Facts(
@@ -165,7 +179,7 @@ def make_facts(
             method="A-DeepPixBiS (pixel-wise head), distilled",
             paper="Hossain et al., A-DeepPixBis: Attentional Angular Margin for Face Anti-Spoofing, 2020",
             equations="eq. 13 (angular margin), eq. 17 (pixel-wise loss)",
-            notes="EfficientNet-Lite0 trunk up to stride 16, from Apache-2.0 ImageNet weights",
+            notes=network_notes(trunk),
         ),
         operating_points=tuple(points),
         default_operating_point=DEFAULT_POINT,

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from fasedge.types import UInt8Array
 from quantize.errors import ConversionError
 from quantize.rounding import WEIGHT_CODE_MAX, ActivationGrid, GridConv
 from quantize.students import ExportModel
+from training.backbones import PLAIN_SIZES
 
 __all__ = [
     "ActivationGrid",
     "GridConfig",
     "GridConv",
+    "LeadingFloat",
     "batches",
     "conv_names",
     "correct_biases",
@@ -37,6 +39,7 @@ __all__ = [
     "float_activations",
     "grid_convs",
     "grids",
+    "in_float",
     "insert_grid",
     "is_addition",
     "release",
@@ -72,6 +75,32 @@ class GridConfig:
             raise ValueError(f"ranges must be one of {sorted(ranges)}, got {self!r}")
         if self.weight_code_max not in (63, 127):
             raise ValueError(f"weight_code_max must be 63 or 127, got {self.weight_code_max}")
+
+
+class LeadingFloat(NamedTuple):
+    """How many convolutions at the start of a network stay in float. What is rounded early moves the score most.
+
+    Attributes:
+        weights: Their weights are not rounded either.
+        convs: They compute in float in the INT8 files.
+    """
+
+    weights: int
+    convs: int
+
+
+def in_float(trunk: str) -> LeadingFloat:
+    """What stays in float in the models that are published.
+
+    Args:
+        trunk: Name of the network's trunk.
+
+    Returns:
+        Of networks with depthwise convolutions the weights of stem and first depthwise convolution (3 kB), and all up
+        to the first layer of stride 8; the last digits in which engines differ arise there. Of plain convolutions the
+        first, which reads the picture.
+    """
+    return LeadingFloat(1, 1) if trunk in PLAIN_SIZES else LeadingFloat(2, 10)
 
 
 def insert_grid(model: ExportModel, config: GridConfig) -> ExportModel:

@@ -12,12 +12,12 @@ from quantize.bake import grid_points, weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_fp32, export_int8
 from quantize.files import complete_file
-from quantize.grid import GridConfig, fit_grid, grid_convs, grids
+from quantize.grid import GridConfig, conv_names, fit_grid, grid_convs, grids, in_float
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
-from training.backbones import PlainTrunk
+from training.backbones import TRUNKS, PlainTrunk
 from training.inputs import BrightnessNorm, GraphInput
 
 pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
@@ -293,11 +293,11 @@ def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
     norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        trunk = PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1))
+        trunk = PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1), projected=12)
         with torch.no_grad():
             for _ in range(20):
                 trunk(GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
-    model = ExportModel(PixelCosineStudent(trunk, 16), Platt(4.0, 0.0), norm)
+    model = ExportModel(PixelCosineStudent(trunk, 12), Platt(4.0, 0.0), norm)
     grid = fit_grid(model, bench.calibration, GridConfig())
     folder = tmp_path_factory.mktemp("plain")
     export_fp32(model, folder, SIZE_PX)
@@ -317,4 +317,12 @@ def test_a_plain_network_gives_in_each_engine_what_torch_gives(bench, plain, eng
 
 def test_every_layer_of_a_plain_network_is_on_the_grid(plain):
     model, grid, _ = plain
-    assert len(grid_convs(grid)) == 5 == sum(isinstance(m, nn.Conv2d) for m in model.trunk.modules())
+    assert len(grid_convs(grid)) == 6 == sum(isinstance(m, nn.Conv2d) for m in model.trunk.modules())
+
+
+@pytest.mark.parametrize("trunk", ["efficientnet_lite0", "plain_s"])
+def test_what_stays_in_float_is_at_the_start_and_a_part_of_the_network(trunk):
+    network = TRUNKS[trunk]().eval()
+    names = conv_names(ExportModel(PixelCosineStudent(network, network.out_channels), Platt(1.0, 0.0)))
+    start = in_float(trunk)
+    assert 0 < start.weights <= start.convs < len(names) / 2

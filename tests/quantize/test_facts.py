@@ -11,11 +11,13 @@ from quantize.errors import CalibrationDataError
 from quantize.facts import (
     as_scored,
     golden_indices,
+    network_notes,
     operating_points,
     read_evaluations,
     rounding_cost,
     simulated_evaluation,
 )
+from training.backbones import TRUNKS
 from training.data.samples import SampleRow, SampleSet, SetInfo
 from training.errors import DataError
 
@@ -100,3 +102,12 @@ def test_the_cost_of_rounding_compares_decisions_at_the_same_share_of_rejected_p
     found = rounding_cost(before, after, test, bpcer_threshold=0.5)
     assert found["decisions_changed_by_rounding_percent"] == "5.00"
     assert found["auc_after_rounding"] == "0.9000"
+
+
+@pytest.mark.parametrize("trunk", sorted(TRUNKS))
+def test_a_card_says_which_network_it_is(trunk: str) -> None:
+    notes = network_notes(trunk)
+    assert notes.startswith(trunk)
+    assert "stride 16" in notes
+    assert ("plain 3x3" in notes) == trunk.startswith("plain_")
+    assert ("Apache-2.0" in notes) == (trunk != "densenet161")

@@ -62,7 +62,7 @@ VARIANTS = (
 def _cosines(model: ExportModel, crops: UInt8Array) -> Scores:
     with torch.inference_mode():
         parts = [
-            model.cosines(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH]))).mean(dim=(1, 2))
+            model.cells(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH]))).mean(dim=(1, 2))
             for i in range(0, len(crops), _BATCH)
         ]
     return np.asarray(torch.cat(parts).numpy(), np.float64)

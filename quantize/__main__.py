@@ -14,9 +14,9 @@ from rich.console import Console
 
 from fasedge.cards import models_folder, sha256_of
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.distill import DistilTask, Imitation, load_task, load_teacher
+from quantize.distill import DistilTask, Imitation, PooledTask, load_task, load_teacher
 from quantize.equalise import equalise
-from quantize.errors import CalibrationDataError, ParityError
+from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
 from quantize.facts import (
     DEFAULT_POINT,
@@ -95,7 +95,7 @@ def distil(
         list[Path] | None,
         typer.Option(help="Checkpoint of a full-precision method; several answer together. None: no teacher."),
     ] = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the imitation of cosines, 0 to 1.")] = 0.5,
+    alpha: Annotated[float, typer.Option(help="Weight of the imitation of the answer, 0 to 1.")] = 0.5,
     features: Annotated[
         float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
     ] = 0.0,
@@ -136,16 +136,17 @@ def calibrate(
 ) -> None:
     """Fit the score to the dev set and write calibration.json."""
     task, config = load_task(checkpoint)
+    if not isinstance(task, PooledTask):
+        raise CheckpointMismatchError(f"{checkpoint} is no student: calibrate the score of what is exported")
     samples = SampleSet.load(dev)
     if samples.info.split != "dev":
         raise CalibrationDataError(f"the score is calibrated on the dev split, got {samples.info.split!r}")
-    cosines = 2 * score_set(task.score, task.module, samples, config) - 1
-    platt = fit_platt(cosines, samples.labels)
+    platt = fit_platt(score_set(task.pooled, task.module, samples, config), samples.labels)
     file = CalibrationFile(
         scale=platt.scale, bias=platt.bias, fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}"
     )
     calibration.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-    console.print(f"score = sigmoid({platt.scale:.4f} * cosine {platt.bias:+.4f})")
+    console.print(f"score = sigmoid({platt.scale:.4f} * mean {platt.bias:+.4f})")
 
 
 @app.command()
@@ -223,7 +224,7 @@ def facts_command(
         points=points,
         evaluation=[*results, *read_evaluations(evaluation or [])],
         version=version,
-        trunk=rounded.config.method.trunk,
+        config=rounded.config.method,
         provenance=provenance,
     )
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -255,7 +256,9 @@ def round_command(
     tuning = FinetuneConfig(steps=steps)
     grid = fit_grid(model, calibration, chosen)
     record = finetune(grid, model, training_crops(samples, config, tuning.batch), tuning)
-    console.print(f"RMS error of the mean cosine: {record.before:.4f} before, {record.after:.4f} after fine-tuning")
+    console.print(
+        f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
+    )
     save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
 
 

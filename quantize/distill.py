@@ -1,8 +1,12 @@
 """Distillation: a small student learns the task and imitates the full-precision network.
 
-``L = (1 - alpha)·A-BCE(student map, label) + alpha·[ BCE(σ(T·c_s), σ(T·c_t)) - H(σ(T·c_t)) ]``, averaged over the
-cells of the map: the first term is the method's own pixel-wise loss, the second the Kullback-Leibler divergence to
-the teacher's softened map. With ``alpha = 0`` the student is trained without a teacher, on the same schedule.
+Students of A-DeepPixBiS: ``L = (1 - alpha)·A-BCE(student map, label) + alpha·[ BCE(σ(T·c_s), σ(T·c_t)) -
+H(σ(T·c_t)) ]``, averaged over the cells of the map: the first term is the method's own pixel-wise loss, the second the
+Kullback-Leibler divergence to the teacher's softened map. With ``alpha = 0`` the student is trained without a teacher,
+on the same schedule.
+
+Students of binary supervision: the same with the cross-entropy of the mean logit z, and the smooth L1 distance of
+``T·z_s`` from ``T·z_t``: single cells need not say what they say, only their mean is supervised.
 
 Where the student's map has as many channels as the teacher's, it can imitate what the teacher's trunk finds as well:
 ``+ beta·mean(((f_s - f_t) / sd(f_t))²)``, with the deviation of each channel in the batch. It then starts with the
@@ -17,22 +21,23 @@ Patient and Consistent", CVPR 2022, for one view for both, and for pictures that
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, load_trained
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
-from quantize.students import PixelCosineStudent
+from quantize.students import PixelCosineStudent, PixelLogitStudent, Student, new_student
 from quantize.teachers import Teacher, together
 from training.backbones import Trunk
-from training.build import MethodTask, ScoringTask, build_trunk, method_settings
+from training.build import BinaryTask, MethodTask, ScoringTask, TeachingTask, build_trunk, method_settings
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.errors import ConfigError
@@ -49,14 +54,14 @@ class Imitation:
     """How a student imitates.
 
     Attributes:
-        alpha: Weight of the imitation of the map of cosines against the task's own loss, in [0, 1].
-        temperature: T: factor on the cosines before the sigmoid of both.
+        alpha: Weight of the imitation of the answer against the task's own loss, in [0, 1].
+        temperature: T: factor on the values of both; by default what suits the method (4 for cosines, 1 for logits).
         features: beta: weight of the imitation of the trunk's map; 0 leaves it out.
         blended: Share of the batches whose pictures are blended with one another, labels too; in [0, 1].
     """
 
     alpha: float = 0.5
-    temperature: float = 4.0
+    temperature: float | None = None
     features: float = 0.0
     blended: float = 0.0
 
@@ -68,7 +73,7 @@ class Imitation:
         """
         rules = (
             (0 <= self.alpha <= 1, "alpha in [0, 1]"),
-            (0 < self.temperature < math.inf, "temperature > 0"),
+            (self.temperature is None or 0 < self.temperature < math.inf, "temperature > 0"),
             (0 <= self.features < math.inf, "features >= 0"),
             (0 <= self.blended <= 1, "blended in [0, 1]"),
         )
@@ -82,7 +87,8 @@ class DistilTask:
 
     Args:
         config: The student's run; ``method.trunk`` names its trunk.
-        teachers: Trained full-precision networks. Cosines are imitated in the mean, features those of the first.
+        teachers: Trained full-precision networks of the same method. What they say of the cells is imitated in the
+            mean, features are those of the first.
         imitation: How they are imitated; without teachers not at all.
         student: A student that exists already, instead of a new one with the configured trunk.
 
@@ -96,16 +102,17 @@ class DistilTask:
         teachers: Sequence[Teacher] = (),
         imitation: Imitation | None = None,
         *,
-        student: PixelCosineStudent | None = None,
+        student: Student | None = None,
     ) -> None:
         trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
-        self._student = student or PixelCosineStudent(trunk, trunk.out_channels)
+        self._student = student or new_student(config.method.name, trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
-        self._settings = replace(method_settings(config), attention=False)
+        self._losses = _LOSSES[type(self._student)](config)
+        map_side = config.input.size_px // trunk.stride
         self._teachers = tuple(teachers)
         self._imitation = imitation or Imitation()
         for teacher in self._teachers:
-            sides = teacher.map_side, self._settings.map_side
+            sides = teacher.map_side, map_side
             if sides[0] != sides[1]:
                 raise ConfigError(
                     f"the teacher's map has {sides[0]} cells a side, the student's {sides[1]}; give the student an "
@@ -119,7 +126,7 @@ class DistilTask:
             )
 
     @property
-    def module(self) -> PixelCosineStudent:
+    def module(self) -> Student:
         """The student."""
         return self._student
 
@@ -130,18 +137,22 @@ class DistilTask:
         for teacher in self._teachers:
             teacher.to_device(device)
 
-    def start_from(self, teacher: MethodTask) -> None:
-        """Give the student the teacher's trunk and pixel filter as a start, where both have the same trunk.
+    def start_from(self, teacher: TeachingTask) -> None:
+        """Give the student the teacher's trunk and filter as a start, where both have the same trunk.
 
         Raises:
             StateMismatchError: The trunks differ.
         """
-        load_exactly(self._student.trunk, teacher.module.trunk.state_dict(), what="the teacher's trunk")
+        load_exactly(self._student.trunk, teacher.trunk.state_dict(), what="the teacher's trunk")
         self.start_with_head(teacher)
 
-    def start_with_head(self, teacher: MethodTask) -> None:
-        """Give the student the teacher's pixel filter as a start, where both maps have as many channels."""
-        self._student.filter.weight.data.copy_(teacher.module.pixel_filter.weight.data)
+    def start_with_head(self, teacher: TeachingTask) -> None:
+        """Give the student the teacher's filter as a start, where both maps have as many channels."""
+        own = self._student.filter
+        weight, bias = teacher.filter
+        own.weight.data.copy_(weight.detach().reshape(own.weight.shape))
+        if own.bias is not None and bias is not None:
+            own.bias.data.copy_(bias.detach())
 
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Task loss and imitation."""
@@ -149,21 +160,79 @@ class DistilTask:
         if how.blended and float(torch.rand(())) < how.blended:
             rgb, labels = blend(rgb, labels)
         features = self._student.trunk(self._input(rgb))
-        cosines = self._student.cosines_of(features)
+        cells = self._student.cells_of(features)
         taught = together(self._teachers, rgb) if self._teachers else None
         with without_autocast(rgb.device.type):
-            loss = a_bce(cosines, labels, self._settings).mean()
+            loss = self._losses.task(cells, labels)
             if taught is None:
                 return loss
-            wanted = torch.sigmoid(how.temperature * taught.cosines)
-            entropy = F.binary_cross_entropy(wanted, wanted)
-            imitation = F.binary_cross_entropy_with_logits(how.temperature * cosines, wanted) - entropy
+            factor = self._losses.temperature if how.temperature is None else how.temperature
+            imitation = self._losses.imitation(factor * cells, factor * taught.cells)
             loss = (1 - how.alpha) * loss + how.alpha * imitation
             return loss + how.features * feature_error(features.float(), taught.features) if how.features else loss
 
     def score(self, rgb: Tensor) -> Tensor:
-        """Mean cosine mapped to [0, 1]; the calibrated score is made at export."""
-        return 0.5 + 0.5 * self._student.pooled(self._input(rgb))
+        """Mean over the cells mapped to [0, 1]; the calibrated score is made at export."""
+        return self._student.share(self.pooled(rgb))
+
+    def pooled(self, rgb: Tensor) -> Tensor:
+        """Mean over the cells, (N,)."""
+        return self._student.pooled(self._input(rgb))
+
+
+@runtime_checkable
+class PooledTask(ScoringTask, Protocol):
+    """A student, rounded or not: what is calibrated is its mean over the cells."""
+
+    def pooled(self, rgb: Tensor) -> Tensor:
+        """Mean over the cells, (N,), of pictures uint8 (N, S, S, 3)."""
+        ...
+
+
+class _Losses(Protocol):
+    """What a student of a method is trained with."""
+
+    temperature: ClassVar[float]
+
+    def __init__(self, config: TrainConfig) -> None: ...
+
+    def task(self, cells: Tensor, labels: Tensor) -> Tensor:
+        """Loss of the cells (N, m, m) for labels (N,)."""
+        ...
+
+    def imitation(self, found: Tensor, wanted: Tensor) -> Tensor:
+        """Difference of the student's cells from the teacher's, both times T."""
+        ...
+
+
+class _CosineLosses:
+    temperature: ClassVar[float] = 4.0
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._settings = replace(method_settings(config), attention=False)
+
+    def task(self, cells: Tensor, labels: Tensor) -> Tensor:
+        return a_bce(cells, labels, self._settings).mean()
+
+    def imitation(self, found: Tensor, wanted: Tensor) -> Tensor:
+        share = torch.sigmoid(wanted)
+        return F.binary_cross_entropy_with_logits(found, share) - F.binary_cross_entropy(share, share)
+
+
+class _LogitLosses:
+    temperature: ClassVar[float] = 1.0
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Has no settings."""
+
+    def task(self, cells: Tensor, labels: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(cells.mean(dim=(1, 2)), labels)
+
+    def imitation(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return F.smooth_l1_loss(found.mean(dim=(1, 2)), wanted.mean(dim=(1, 2)))
+
+
+_LOSSES: Mapping[type[Student], type[_Losses]] = {PixelCosineStudent: _CosineLosses, PixelLogitStudent: _LogitLosses}
 
 
 def blend(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +258,10 @@ def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
     return ((found - wanted) / deviation).square().mean()
 
 
-def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
+_TEACHERS: Mapping[str, type[MethodTask | BinaryTask]] = {"a-deeppixbis": MethodTask, "binary-trunk": BinaryTask}
+
+
+def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask, TrainConfig]:
     """Load a trained method from its checkpoint.
 
     Args:
@@ -206,7 +278,12 @@ def load_teacher(path: Path) -> tuple[MethodTask, TrainConfig]:
     config = config_of(checkpoint, path)
     # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
     bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
-    task = MethodTask(msgspec.structs.replace(config, method=bare))
+    if config.method.name not in _TEACHERS:
+        raise CheckpointMismatchError(
+            f"{path} is a network of {config.method.name}, which has no students; one of {', '.join(_TEACHERS)} is "
+            "wanted"
+        )
+    task = _TEACHERS[config.method.name](msgspec.structs.replace(config, method=bare))
     load_exactly(task.module, checkpoint.tensors, what=str(path))
     task.module.eval()
     return task, config
@@ -222,7 +299,7 @@ def load_task(path: Path) -> tuple[ScoringTask, TrainConfig]:
     if is_rounded(path):
         rounded = load_rounded(path)
         return RoundedTask(rounded), rounded.config
-    if "pixel_filter.weight" in load_checkpoint(path).tensors:
+    if not any(name.startswith("filter.") for name in load_checkpoint(path).tensors):
         return load_teacher(path)
     student, config = load_trained(path)
     task = DistilTask(config, student=student)

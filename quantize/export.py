@@ -12,7 +12,7 @@ import msgspec
 from fasedge.cards import EngineName, Precision
 from fasedge.types import UInt8Array
 from quantize.errors import CheckpointMismatchError, ConversionError
-from quantize.students import ExportModel, PixelCosineStudent, Platt, load_student
+from quantize.students import ExportModel, Platt, Student, load_student, new_student
 
 if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
@@ -126,15 +126,15 @@ def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
         raise CheckpointMismatchError(f"{path} carries no configuration of a training run ({error})") from error
 
 
-def empty_student(config: TrainConfig) -> PixelCosineStudent:
+def empty_student(config: TrainConfig) -> Student:
     """A student with random weights, into which those of a checkpoint go: nothing is loaded from elsewhere."""
     from training.build import build_trunk
 
     trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
-    return PixelCosineStudent(trunk, trunk.out_channels)
+    return new_student(config.method.name, trunk, trunk.out_channels)
 
 
-def load_trained(path: Path) -> tuple[PixelCosineStudent, TrainConfig]:
+def load_trained(path: Path) -> tuple[Student, TrainConfig]:
     """Load a trained student with the configuration that it was trained with.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from fasedge.metrics import bootstrap_intervals
 from quantize.errors import CalibrationDataError
 from quantize.publish import Facts
 from training.backbones import PLAIN_SIZES
+from training.config import MethodConfig
 from training.data.manifest import FacePicture, read_manifest
 from training.data.samples import SampleSet
 from training.evaluate import OPERATING_POINTS, ScoredSet, auc_by, thresholds
@@ -36,6 +38,46 @@ _ROLES = {
     "caltech": "bona fide scenes; face-free strips as rooms behind attacks",
     "sfhq": "synthetic faces as scenes",
     "sfhq_t2i": "synthetic faces as scenes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelText:
+    """What a card says of the students of a method.
+
+    Attributes:
+        id: Name of the model.
+        summary: One sentence.
+        method: The method's name.
+        paper: Its source.
+        equations: Where in it.
+    """
+
+    id: str
+    summary: str
+    method: str
+    paper: str
+    equations: str
+
+
+#: By the name of the method that a model is a student of.
+TEXTS: Mapping[str, ModelText] = {
+    "a-deeppixbis": ModelText(
+        id="a-deeppixbis",
+        summary="Small student of A-DeepPixBiS: judges a face in one colour picture, as a living person or an attack.",
+        method="A-DeepPixBiS (pixel-wise head), distilled",
+        paper="Hossain et al., A-DeepPixBis: Attentional Angular Margin for Face Anti-Spoofing, 2020",
+        equations="eq. 13 (angular margin), eq. 17 (pixel-wise loss)",
+    ),
+    "binary-trunk": ModelText(
+        id="edge-rgb",
+        summary="Small network for cameras without depth: judges a face in one colour picture, as a living person or "
+        "an attack.",
+        method="binary supervision of the mean feature, distilled",
+        paper="George and Marcel, Deep Pixel-wise Binary Supervision for Face Presentation Attack Detection, ICB 2019 "
+        "(the binary baseline); Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022",
+        equations="binary cross-entropy of one logit",
+    ),
 }
 _WEIGHTS = {"efficientnet_lite0": ", from Apache-2.0 ImageNet weights"}
 LIMITATIONS = (
@@ -157,7 +199,7 @@ def make_facts(
     points: Sequence[OperatingPoint],
     evaluation: Sequence[Evaluation],
     version: str,
-    trunk: str,
+    config: MethodConfig,
     provenance: dict[str, str],
 ) -> Facts:
     """Put the facts together.
@@ -167,19 +209,20 @@ def make_facts(
         points: Operating points of every precision.
         evaluation: Results.
         version: Version of the model.
-        trunk: Name of the network's trunk.
+        config: Which method it is a student of, and on which trunk.
         provenance: Seeds, software, what the student was distilled from.
     """
+    text = TEXTS[config.name]
     return Facts(
-        id="a-deeppixbis",
+        id=text.id,
         version=version,
-        summary="Small student of A-DeepPixBiS: judges a face in one colour picture, as a living person or an attack.",
+        summary=text.summary,
         licence="Apache-2.0",
         source=Source(
-            method="A-DeepPixBiS (pixel-wise head), distilled",
-            paper="Hossain et al., A-DeepPixBis: Attentional Angular Margin for Face Anti-Spoofing, 2020",
-            equations="eq. 13 (angular margin), eq. 17 (pixel-wise loss)",
-            notes=network_notes(trunk),
+            method=text.method,
+            paper=text.paper,
+            equations=text.equations,
+            notes=network_notes(config.trunk),
         ),
         operating_points=tuple(points),
         default_operating_point=DEFAULT_POINT,

@@ -93,10 +93,10 @@ def finetune(
                 group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
             rgb = torch.from_numpy(np.ascontiguousarray(crops))
             with torch.no_grad():
-                wanted = reference.cosines(rgb)
-            found = model.cosines(rgb)
+                wanted = reference.cells(rgb)
+            found = model.cells(rgb)
             with float_activations(model):
-                plain = model.cosines(rgb)
+                plain = model.cells(rgb)
             pooled = _pooled_error(found, wanted)
             loss = _error(found, wanted, config) + _error(plain, wanted, config)
             loss = loss + config.agreement_weight * _error(found, plain, config)

@@ -119,7 +119,8 @@ def publish(
     try:
         fresh = staging / facts.id
         fresh.mkdir()
-        parts = _Parts(facts, records, spec, calibration, tuple(_copy(item, fresh, facts.id) for item in items))
+        files = tuple(_copy(item, fresh, facts.id) for item in items)
+        parts = _Parts(facts, records, spec, calibration, files, model.head.value)
         card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
         (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
         _verify(fresh, card)
@@ -147,6 +148,7 @@ class _Parts:
     spec: InputSpec
     calibration: CalibrationFile
     files: tuple[FileCard, ...]
+    value: str
 
 
 def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
@@ -155,8 +157,12 @@ def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
         schema_version=1,
         inputs=(InputCard(name=spec.name, size_px=spec.size_px, crop_scale=spec.crop_scale),),
         outputs=(
-            OutputCard(name="score", shape=(1,), meaning="calibrated mean cosine; higher = more surely bona fide"),
-            OutputCard(name="map", shape=(map_side, map_side), meaning="calibrated cosine per cell of the crop"),
+            OutputCard(
+                name="score", shape=(1,), meaning=f"calibrated mean {parts.value}; higher = more surely bona fide"
+            ),
+            OutputCard(
+                name="map", shape=(map_side, map_side), meaning=f"calibrated {parts.value} per cell of the crop"
+            ),
         ),
         files=parts.files,
         calibration=Calibration(

@@ -24,8 +24,10 @@ from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
 from training.checkpoint import load_checkpoint, load_exactly, save_checkpoint
 from training.config import TrainConfig
+from training.errors import StateMismatchError
 
 _KIND = "rounded student"
+_HEAD = "head."
 #: For networks whose score is calibrated later.
 UNCALIBRATED = Platt(1.0, 0.0)
 
@@ -43,7 +45,7 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         steps: Steps of fine-tuning on the grid.
         batch: Crops per step.
         learning_rate: Its peak.
-        error_before: Root-mean-square error of the mean cosine in the first tenth of the steps.
+        error_before: Root-mean-square error of the mean over the cells in the first tenth of the steps.
         error_after: In the last tenth.
     """
 
@@ -118,7 +120,8 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         error_after=record.after,
     )
     metadata = {"config": msgspec.to_builtins(config), "rounded": msgspec.to_builtins(info)}
-    save_checkpoint(path, grid.trunk.state_dict() | {"unit_weight": _unit_weight(grid)}, metadata)
+    head = {f"{_HEAD}{name}": value for name, value in grid.head.state_dict().items()}
+    save_checkpoint(path, grid.trunk.state_dict() | head, metadata)
     return info
 
 
@@ -136,7 +139,7 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
 
     Args:
         path: As :func:`save_rounded` wrote it.
-        platt: Calibration of the score; without one, the score is the sigmoid of the mean cosine.
+        platt: Calibration of the score; without one, the score is the sigmoid of the mean over the cells.
 
     Raises:
         CheckpointMismatchError: The file is of something else, such as a student that has not been rounded yet.
@@ -152,23 +155,21 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
         ) from error
     bare = ExportModel(empty_student(config), platt or UNCALIBRATED, config.input.normalisation())
     grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
-    tensors = dict(checkpoint.tensors)
-    unit = tensors.pop("unit_weight", None)
-    if unit is None or unit.shape != _unit_weight(grid).shape:
+    of_head = {name for name in checkpoint.tensors if name.startswith(_HEAD)}
+    head = {name.removeprefix(_HEAD): checkpoint.tensors[name] for name in of_head}
+    try:
+        load_exactly(grid.head, head, what=str(path))
+    except StateMismatchError as error:
         raise CheckpointMismatchError(
-            f"{path} lacks the filter of the head; make it anew with `python -m quantize round`"
-        )
-    load_exactly(grid.trunk, tensors, what=str(path))
-    _unit_weight(grid).copy_(unit)
+            f"{path} lacks the filter of the head ({error}); make it anew with `python -m quantize round`"
+        ) from error
+    rest = {name: value for name, value in checkpoint.tensors.items() if name not in of_head}
+    load_exactly(grid.trunk, rest, what=str(path))
     return Rounded(grid, config, info)
 
 
-def _unit_weight(model: ExportModel) -> Tensor:
-    return model.get_buffer("unit_weight")
-
-
 class RoundedTask:
-    """A rounded student as something that scores: FP32 activations, mean cosine mapped to [0, 1].
+    """A rounded student as something that scores: FP32 activations, mean over the cells mapped to [0, 1].
 
     Args:
         rounded: The student.
@@ -188,4 +189,8 @@ class RoundedTask:
 
     def score(self, rgb: Tensor) -> Tensor:
         """uint8 (N, S, S, 3) to (N,) in [0, 1], before calibration."""
-        return 0.5 + 0.5 * self._model.cosines(rgb).mean(dim=(1, 2))
+        return self._model.head.share(self.pooled(rgb))
+
+    def pooled(self, rgb: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) to the mean over the cells, (N,)."""
+        return self._model.cells(rgb).mean(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""The student that is published: trunk, pixel-wise cosine head, and the graph that is exported.
+"""The student that is published: trunk, pixel-wise head, and the graph that is exported.
 
 The graph begins with the uint8 picture and ends with the score, so that every engine gets the same bytes and none
 repeats a normalisation in its own way.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +24,132 @@ from training.inputs import BrightnessNorm, GraphInput
 from training.methods.base import at_least_float32, without_autocast
 
 _SQUARED_NORM_FLOOR = 1e-12
+StudentT = TypeVar("StudentT", bound="Student")
 
 
-class PixelCosineStudent(nn.Module):
+class Head(nn.Module, ABC):
+    """From the trunk's map, float32 (N, C, m, m), to a value per cell (N, m, m), with constants."""
+
+    #: What a value is, for cards and messages.
+    value: ClassVar[str]
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Values of the cells."""
+
+    @staticmethod
+    @abstractmethod
+    def share(pooled: Tensor) -> Tensor:
+        """Mean values mapped to [0, 1], before calibration."""
+
+
+class CosineHead(Head):
+    """Cosines with a unit vector.
+
+    Args:
+        unit_weight: float32 (1, C, 1, 1) of length 1.
+    """
+
+    value = "cosine"
+
+    def __init__(self, unit_weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("unit_weight", unit_weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """In [-1, 1]."""
+        return pixel_cosine(features, cast(Tensor, self.unit_weight))
+
+    @staticmethod
+    def share(pooled: Tensor) -> Tensor:
+        """Half way between 0 and 1 at a right angle."""
+        return 0.5 + 0.5 * pooled
+
+
+class LogitHead(Head):
+    """Inner products with a vector.
+
+    Args:
+        weight: float32 (1, C, 1, 1).
+        bias: float32 (1,).
+    """
+
+    value = "logit"
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Of any size."""
+        return F.conv2d(features, cast(Tensor, self.weight), cast(Tensor, self.bias)).squeeze(1)
+
+    @staticmethod
+    def share(pooled: Tensor) -> Tensor:
+        """The sigmoid."""
+        return torch.sigmoid(pooled)
+
+
+class Student(nn.Module, ABC):
+    """A trunk and one value per cell of its map, whose mean is the score before calibration.
+
+    Args:
+        trunk: float32 (N, 3, S, S) to (N, C, m, m).
+        channels: C.
+        bias: Whether the filter has one.
+
+    Attributes:
+        trunk: The trunk.
+        filter: 1x1 convolution C -> 1.
+    """
+
+    #: Kind of head.
+    of: ClassVar[type[Head]]
+
+    def __init__(self, trunk: nn.Module, channels: int, *, bias: bool) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.channels = channels
+        self.filter = nn.Conv2d(channels, 1, kernel_size=1, bias=bias)
+
+    def cells(self, x: Tensor) -> Tensor:
+        """Value of every cell.
+
+        Args:
+            x: float32 (N, 3, S, S), as :class:`GraphInput` makes it.
+
+        Returns:
+            float32 (N, m, m).
+        """
+        return self.cells_of(self.trunk(x))
+
+    def cells_of(self, features: Tensor) -> Tensor:
+        """Values (N, m, m) of what the trunk has found, (N, C, m, m); in float32 also under autocast."""
+        with without_autocast(features.device.type):
+            return self._values(at_least_float32(features))
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Mean over the cells, float32 (N,)."""
+        return self.cells(x).mean(dim=(1, 2))
+
+    def share(self, pooled: Tensor) -> Tensor:
+        """Mean values mapped to [0, 1], before calibration."""
+        return self.of.share(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as :meth:`cells`."""
+        return self.cells(x)
+
+    @abstractmethod
+    def _values(self, features: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def head(self) -> Head:
+        """The same with the filter as it is now, for export: its own copy, without gradients."""
+
+
+class PixelCosineStudent(Student):
     """Trunk with the pixel-wise cosine head: ``cos_ab = <x_ab / |x_ab|, v / |v|>`` at every position (a, b).
 
     Source: methods A-DeepPixBiS, pixel-wise head with an angular margin (the margin itself is part of the training
@@ -39,35 +164,63 @@ class PixelCosineStudent(nn.Module):
         filter: 1x1 convolution C -> 1 without bias, v; normalised at every call.
     """
 
+    of = CosineHead
+
     def __init__(self, trunk: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.trunk = trunk
-        self.channels = channels
-        self.filter = nn.Conv2d(channels, 1, kernel_size=1, bias=False)
+        super().__init__(trunk, channels, bias=False)
 
-    def cosine_map(self, x: Tensor) -> Tensor:
-        """Cosine at every position.
+    def _values(self, features: Tensor) -> Tensor:
+        return pixel_cosine(features, F.normalize(self.filter.weight, dim=1))
 
-        Args:
-            x: float32 (N, 3, S, S), as :class:`GraphInput` makes it.
+    def head(self) -> CosineHead:
+        """Cosines with the filter, which is normalised once."""
+        return CosineHead(F.normalize(self.filter.weight.detach(), dim=1).clone())
 
-        Returns:
-            float32 (N, m, m) in [-1, 1].
-        """
-        return self.cosines_of(self.trunk(x))
 
-    def cosines_of(self, features: Tensor) -> Tensor:
-        """Cosine map (N, m, m) of what the trunk has found, (N, C, m, m)."""
-        with without_autocast(features.device.type):
-            return pixel_cosine(at_least_float32(features), F.normalize(self.filter.weight, dim=1))
+class PixelLogitStudent(Student):
+    """Trunk with a logit per cell; their mean is the logit of the mean feature, as binary supervision has it.
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Mean of the cosine map, float32 (N,)."""
-        return self.cosine_map(x).mean(dim=(1, 2))
+    Args:
+        trunk: float32 (N, 3, S, S) to (N, C, m, m).
+        channels: C.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same as :meth:`cosine_map`."""
-        return self.cosine_map(x)
+    Attributes:
+        trunk: The trunk.
+        filter: 1x1 convolution C -> 1 with a bias.
+    """
+
+    of = LogitHead
+
+    def __init__(self, trunk: nn.Module, channels: int) -> None:
+        super().__init__(trunk, channels, bias=True)
+
+    def _values(self, features: Tensor) -> Tensor:
+        return cast(Tensor, self.filter(features)).squeeze(1)
+
+    def head(self) -> LogitHead:
+        """Inner products with the filter."""
+        return LogitHead(self.filter.weight.detach().clone(), cast(Tensor, self.filter.bias).detach().clone())
+
+
+#: Students by the name of the method that they are students of.
+STUDENTS: Mapping[str, type[Student]] = {"a-deeppixbis": PixelCosineStudent, "binary-trunk": PixelLogitStudent}
+
+
+def new_student(method: str, trunk: nn.Module, channels: int) -> Student:
+    """A student of a method.
+
+    Args:
+        method: Name of the method.
+        trunk: float32 (N, 3, S, S) to (N, C, m, m).
+        channels: C.
+
+    Raises:
+        CheckpointMismatchError: The method has no student.
+    """
+    if method not in STUDENTS:
+        raise CheckpointMismatchError(f"{method} has no student; those of {', '.join(STUDENTS)} are known")
+    made: Student = STUDENTS[method](trunk, channels)  # type: ignore[call-arg]  # each sets its own bias
+    return made
 
 
 def pixel_cosine(features: Tensor, unit_weight: Tensor) -> Tensor:
@@ -88,10 +241,10 @@ def pixel_cosine(features: Tensor, unit_weight: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Platt:
-    """``score = sigmoid(scale * cosine + bias)``.
+    """``score = sigmoid(scale * mean + bias)``, of the mean over the cells.
 
     Attributes:
-        scale: > 0, so that a higher cosine stays a higher score.
+        scale: > 0, so that a higher mean stays a higher score.
         bias: Any finite number.
     """
 
@@ -107,15 +260,15 @@ class ExportModel(nn.Module):
     """uint8 picture to score and map, with constants folded: what becomes an artefact.
 
     Makes a private copy of the student: evaluation mode, batch normalisation folded into the convolutions, the
-    filter normalised once. The student passed in is not changed.
+    head's filter a constant. The student passed in is not changed.
 
     Args:
         student: A trained student.
-        platt: Calibration of the mean cosine.
+        platt: Calibration of the mean over the cells.
         brightness: As in training.
     """
 
-    def __init__(self, student: PixelCosineStudent, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
+    def __init__(self, student: Student, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
         super().__init__()
         self.platt = platt
         trunk = student.trunk
@@ -125,8 +278,7 @@ class ExportModel(nn.Module):
             else GraphInput(brightness)
         )
         self.trunk = fold_batch_norm(trunk.deployed() if isinstance(trunk, Trunk) else trunk)
-        unit = F.normalize(student.filter.weight.detach(), dim=1)
-        self.register_buffer("unit_weight", unit.clone())
+        self.head = student.head()
         self.eval()
         for parameter in self.parameters():
             parameter.requires_grad_(False)
@@ -135,9 +287,9 @@ class ExportModel(nn.Module):
         """uint8 (N, S, S, 3) to the trunk's float32 (N, C, m, m)."""
         return cast(Tensor, self.trunk(self.input(rgb)))
 
-    def cosines(self, rgb: Tensor) -> Tensor:
-        """uint8 (N, S, S, 3) to the cosine map float32 (N, m, m)."""
-        return pixel_cosine(self.features(rgb), cast(Tensor, self.unit_weight))
+    def cells(self, rgb: Tensor) -> Tensor:
+        """uint8 (N, S, S, 3) to the values of the cells, float32 (N, m, m)."""
+        return cast(Tensor, self.head(self.features(rgb)))
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
         """Score and map.
@@ -147,11 +299,11 @@ class ExportModel(nn.Module):
 
         Returns:
             ``score`` float32 (N,) and ``map`` float32 (N, m, m), both in [0, 1], higher = more surely bona fide.
-            The score is the calibrated *mean cosine*, not the mean of the calibrated map.
+            The score is the calibrated *mean* over the cells, not the mean of the calibrated map.
         """
-        cosine = self.cosines(rgb)
-        score = torch.sigmoid(cosine.mean(dim=(1, 2)) * self.platt.scale + self.platt.bias)
-        return score, torch.sigmoid(cosine * self.platt.scale + self.platt.bias)
+        cells = self.cells(rgb)
+        score = torch.sigmoid(cells.mean(dim=(1, 2)) * self.platt.scale + self.platt.bias)
+        return score, torch.sigmoid(cells * self.platt.scale + self.platt.bias)
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
@@ -184,7 +336,7 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     return traced
 
 
-def load_student(student: PixelCosineStudent, tensors: dict[str, Tensor]) -> PixelCosineStudent:
+def load_student(student: StudentT, tensors: dict[str, Tensor]) -> StudentT:
     """Fill a student with the tensors of a checkpoint.
 
     Args:

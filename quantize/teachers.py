@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quantize.openvino_export import to_openvino
-from training.build import MethodTask
+from training.build import TeachingTask
 from training.errors import ConfigError
 
 
@@ -18,11 +18,11 @@ class Taught(NamedTuple):
     """What a student imitates.
 
     Attributes:
-        cosines: Cosine map, float32 (N, m, m).
+        cells: Values of the cells, float32 (N, m, m): cosines or logits, by the method.
         features: The trunk's map, float32 (N, C, m, m).
     """
 
-    cosines: Tensor
+    cells: Tensor
     features: Tensor
 
 
@@ -56,15 +56,15 @@ class TorchTeacher(nn.Module):
     """A method's network as it is.
 
     Args:
-        task: A trained A-DeepPixBiS; it is switched to evaluation and learns no more.
+        task: A trained method; it is switched to evaluation and learns no more.
     """
 
-    def __init__(self, task: MethodTask) -> None:
+    def __init__(self, task: TeachingTask) -> None:
         super().__init__()
         self._task = task
-        self._network = task.module.eval().requires_grad_(False)
-        self.map_side = self._network.config.map_side
-        self.channels = self._network.trunk.out_channels
+        # Registered here, so that everything that answers is a part of this module.
+        self.network = task.module.eval().requires_grad_(False)
+        self.map_side, self.channels = task.map_side, task.trunk.out_channels
 
     def to_device(self, device: torch.device) -> None:
         """Move it."""
@@ -74,7 +74,7 @@ class TorchTeacher(nn.Module):
     def forward(self, rgb: Tensor) -> Taught:
         """As :class:`Teacher`."""
         features = self._task.features(rgb)
-        return Taught(self._network.heads(features).map, features.float())
+        return Taught(self._task.cells_of(features), features.float())
 
 
 class _Answers(nn.Module):
@@ -92,7 +92,7 @@ class OpenVinoTeacher:
     """A method's network through OpenVINO: the same answers sooner, in the precision that the CPU is fastest in.
 
     Args:
-        task: A trained A-DeepPixBiS on the CPU.
+        task: A trained method on the CPU.
         size_px: Side of the pictures.
         threads: Of OpenVINO; as many as torch has by default.
 
@@ -100,7 +100,7 @@ class OpenVinoTeacher:
         ConversionError: OpenVINO refuses the network.
     """
 
-    def __init__(self, task: MethodTask, size_px: int, *, threads: int | None = None) -> None:
+    def __init__(self, task: TeachingTask, size_px: int, *, threads: int | None = None) -> None:
         import openvino
 
         teacher = TorchTeacher(task)
@@ -126,6 +126,6 @@ class OpenVinoTeacher:
 
 
 def together(teachers: Sequence[Teacher], rgb: Tensor) -> Taught:
-    """The mean of the teachers' cosines, and the features of the first: those of two networks mean different things."""
+    """Mean of what the teachers say of the cells, and the features of the first: those of others mean other things."""
     first, *others = [teacher(rgb) for teacher in teachers]
-    return Taught(torch.stack([first.cosines, *(other.cosines for other in others)]).mean(0), first.features)
+    return Taught(torch.stack([first.cells, *(other.cells for other in others)]).mean(0), first.features)

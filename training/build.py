@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 import msgspec
+import torch
 from torch import Tensor, nn
 
 from training.backbones import PLAIN_SIZES, TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
@@ -20,8 +21,9 @@ from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.meta_task import DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS, ADeepPixBiSConfig, Cosines, Losses
-from training.methods.base import without_autocast
+from training.methods.base import LossesT, Method, OutputT, without_autocast
 from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
+from training.methods.binary_trunk import BinaryLogits, BinaryLoss, BinaryTrunk, BinaryTrunkConfig
 from training.methods.cdcn import CDCN, CDCN_MEAN, CDCN_STD, CDCNConfig, DepthLosses, DepthMap
 from training.methods.lbp_svm import LbpSvm, LbpSvmConfig
 from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
@@ -32,8 +34,8 @@ from training.settings import imagenet_weights, with_options
 from training.tasks import Batch, FittedTask, MethodStep, Needs, ScoringTask, StepTask, Task
 
 __all__ = [
-    "FITTED", "METHODS", "MethodTask", "ScoringTask", "Task", "build_fitted", "build_task", "build_trunk",
-    "has_trunk", "method_settings", "with_options",
+    "FITTED", "METHODS", "BinaryTask", "MethodTask", "ScoringTask", "Task", "TeachingTask", "build_fitted",
+    "build_task", "build_trunk", "has_trunk", "method_settings", "with_options",
 ]  # fmt: skip
 
 _Colour: TypeAlias = tuple[float, float, float]
@@ -57,8 +59,70 @@ class PictureInput(nn.Module):
         return cast(Tensor, self.graph(batch.rgb))
 
 
-class MethodTask(MethodStep[Cosines, Losses]):
-    """A-DeepPixBiS as a task: normalisation and method.
+class TeachingTask(Protocol):
+    """A method whose trunk and cells a student can imitate."""
+
+    @property
+    def filter(self) -> tuple[Tensor, Tensor | None]:
+        """What makes a value of a cell of the trunk's map: weight, C values in any shape, and bias (1,)."""
+        ...
+
+    @property
+    def trunk(self) -> Trunk:
+        """The trunk."""
+        ...
+
+    @property
+    def map_side(self) -> int:
+        """Cells along a side of the map, m."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The method."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to a device."""
+        ...
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """The trunk's map (N, C, m, m) of pictures, uint8 (N, S, S, 3), red first."""
+        ...
+
+    def cells_of(self, features: Tensor) -> Tensor:
+        """Values (N, m, m) of the cells of the trunk's map."""
+        ...
+
+
+class _OnTrunk(MethodStep[OutputT, LossesT]):
+    """A method of pictures on a trunk: what :class:`TeachingTask` has in common."""
+
+    def __init__(
+        self, method: Method[OutputT, LossesT], trunk: Trunk, config: TrainConfig, *, score: str | None = None
+    ) -> None:
+        see = PictureInput(config, trunk.input_mean, trunk.input_std)
+        super().__init__(method, see, score=score)
+        self._trunk, self._input = trunk, see.graph
+        self._map_side = config.input.size_px // trunk.stride
+
+    @property
+    def trunk(self) -> Trunk:
+        """The trunk."""
+        return self._trunk
+
+    @property
+    def map_side(self) -> int:
+        """Cells along a side of the map, m."""
+        return self._map_side
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """Return the trunk's map (N, C, m, m), for distillation."""
+        return cast(Tensor, self._trunk(self._input(rgb)))
+
+
+class MethodTask(_OnTrunk[Cosines, Losses]):
+    """A-DeepPixBiS as a task: normalisation and method; a :class:`TeachingTask`.
 
     Args:
         config: The run.
@@ -67,10 +131,10 @@ class MethodTask(MethodStep[Cosines, Losses]):
     def __init__(self, config: TrainConfig) -> None:
         settings = method_settings(config)
         trunk = build_trunk(config.method)
-        method, see = ADeepPixBiS(trunk, settings), PictureInput(config, trunk.input_mean, trunk.input_std)
+        method = ADeepPixBiS(trunk, settings)
         # By default the mean of the score map: what the student imitates and what is exported.
-        super().__init__(method, see, score=settings.score_head)
-        self._network, self._input = method, see.graph
+        super().__init__(method, trunk, config, score=settings.score_head)
+        self._network = method
 
     @property
     def module(self) -> ADeepPixBiS:
@@ -87,9 +151,42 @@ class MethodTask(MethodStep[Cosines, Losses]):
         """Return the chosen score, by default the mean of the score map."""
         return self._network.scores(self._network(self._input(rgb)))[self.primary_score]
 
-    def features(self, rgb: Tensor) -> Tensor:
-        """Return the trunk's map (N, C, m, m), for distillation."""
-        return cast(Tensor, self._network.trunk(self._input(rgb)))
+    @property
+    def filter(self) -> tuple[Tensor, None]:
+        """The pixel filter."""
+        return self._network.pixel_filter.weight, None
+
+    def cells_of(self, features: Tensor) -> Tensor:
+        """Return the cosines (N, m, m)."""
+        return self._network.heads(features).map
+
+
+class BinaryTask(_OnTrunk[BinaryLogits, BinaryLoss]):
+    """Binary supervision of a trunk as a task; a :class:`TeachingTask`.
+
+    Args:
+        config: The run.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        trunk = build_trunk(config.method)
+        settings = with_options(BinaryTrunkConfig(map_side=config.input.size_px // trunk.stride), config.method)
+        method = BinaryTrunk(trunk, settings)
+        super().__init__(method, trunk, config)
+        self._network = method
+
+    @property
+    def filter(self) -> tuple[Tensor, Tensor]:
+        """The last layer."""
+        return self._network.last.weight, self._network.last.bias
+
+    def cells_of(self, features: Tensor) -> Tensor:
+        """Return the logits (N, m, m)."""
+        return self._network.heads(features).map
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """Return the probability of a living person, (N,)."""
+        return torch.sigmoid(self.cells_of(self.features(rgb)).mean(dim=(1, 2)))
 
 
 def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
@@ -153,6 +250,7 @@ def _lbp_svm(config: TrainConfig) -> FittedTask:
 #: Methods by the name of ``method.name``.
 METHODS: Mapping[str, Callable[[TrainConfig], Task | StepTask]] = {
     "a-deeppixbis": MethodTask,
+    "binary-trunk": BinaryTask,
     "deeppixbis": _deeppixbis,
     "cmfl": cmfl,
     **dict.fromkeys(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from quantize.distill import DistilTask, Imitation, blend, feature_error
+from quantize.distill import (
+    DistilTask,
+    Imitation,
+    PooledTask,
+    blend,
+    feature_error,
+    load_task,
+    load_teacher,
+)
+from quantize.errors import CheckpointMismatchError
 from quantize.students import PixelCosineStudent
 from quantize.teachers import OpenVinoTeacher, TorchTeacher, together
 from training.backbones import TRUNKS, Trunk
-from training.build import MethodTask
+from training.build import BinaryTask, MethodTask
+from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
 from training.errors import ConfigError
 
@@ -157,8 +169,8 @@ def test_several_teachers_answer_in_the_mean_and_the_first_lends_its_features(te
     other = MethodTask(config())
     alone = [TorchTeacher(one)(rgb) for one in (teacher, other)]
     both = together([TorchTeacher(teacher), TorchTeacher(other)], rgb)
-    torch.testing.assert_close(both.cosines, (alone[0].cosines + alone[1].cosines) / 2)
-    assert not torch.allclose(alone[0].cosines, alone[1].cosines, atol=1e-3)
+    torch.testing.assert_close(both.cells, (alone[0].cells + alone[1].cells) / 2)
+    assert not torch.allclose(alone[0].cells, alone[1].cells, atol=1e-3)
     assert torch.equal(both.features, alone[0].features)
 
 
@@ -167,11 +179,11 @@ def test_a_teacher_in_openvino_answers_as_the_network_does(teacher: MethodTask, 
     same = OpenVinoTeacher(teacher, 48, threads=1)
     first = same(rgb)
     # On CPUs with bfloat16 units its convolutions have eight bits of mantissa.
-    torch.testing.assert_close(first.cosines, wanted.cosines, atol=0.02, rtol=0)
+    torch.testing.assert_close(first.cells, wanted.cells, atol=0.02, rtol=0)
     torch.testing.assert_close(first.features, wanted.features, atol=0.02, rtol=0.02)
-    kept = first.cosines.clone()
+    kept = first.cells.clone()
     same(rgb.flip(0))
-    assert torch.equal(first.cosines, kept)  # an answer is not overwritten by the next
+    assert torch.equal(first.cells, kept)  # an answer is not overwritten by the next
     assert (same.map_side, same.channels) == (3, 6)
     with pytest.raises(ConfigError, match="on the CPU, not on meta"):
         same.to_device(torch.device("meta"))
@@ -260,3 +272,68 @@ def test_features_of_another_number_or_of_nobody_cannot_be_imitated(teacher: Met
         DistilTask(config(), [TorchTeacher(teacher)], how, student=other)
     with pytest.raises(ConfigError, match="6 channels, and there is no teacher"):
         DistilTask(config(), imitation=how)
+
+
+def binary_config() -> TrainConfig:
+    return TrainConfig(input=InputConfig(size_px=48), method=MethodConfig(name="binary-trunk", trunk="tiny"))
+
+
+def binary_student(*teachers: BinaryTask, **options: float) -> DistilTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        task = DistilTask(binary_config(), [TorchTeacher(one) for one in teachers], Imitation(**options))
+    task.module.eval()
+    return task
+
+
+@pytest.fixture
+def binary_teacher() -> BinaryTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return BinaryTask(binary_config())
+
+
+def test_a_student_of_binary_supervision_learns_its_mean_logit_and_imitates_that_of_its_teacher(
+    binary_teacher: BinaryTask, rgb: Tensor
+) -> None:
+    pupil = binary_student()
+    with torch.no_grad():
+        logits = pupil.pooled(rgb).double().numpy()
+        taught = TorchTeacher(binary_teacher)(rgb).cells.mean((1, 2)).double().numpy()
+    y = LABELS.double().numpy()
+    task = (np.log1p(np.exp(-logits)) * y + np.log1p(np.exp(logits)) * (1 - y)).mean()
+    assert pupil.loss(rgb, LABELS).item() == pytest.approx(task, abs=1e-5)
+    distance = np.abs(2 * (logits - taught))
+    smooth = np.where(distance < 1, distance**2 / 2, distance - 0.5).mean()
+    assert smooth > 1e-3
+    found = binary_student(binary_teacher, alpha=1.0, temperature=2.0).loss(rgb, LABELS).item()
+    assert found == pytest.approx(smooth, abs=1e-5)
+    np.testing.assert_allclose(pupil.score(rgb).detach(), 1 / (1 + np.exp(-logits)), atol=1e-6)
+
+
+def test_a_student_that_starts_as_its_binary_teacher_answers_as_it_does(
+    binary_teacher: BinaryTask, rgb: Tensor
+) -> None:
+    pupil = binary_student(binary_teacher, alpha=1.0)
+    binary_teacher.module.eval()
+    before = pupil.loss(rgb, LABELS).item()
+    pupil.start_from(binary_teacher)
+    pupil.module.eval()
+    assert pupil.loss(rgb, LABELS).item() < 1e-6 < before
+    torch.testing.assert_close(pupil.score(rgb), binary_teacher.score(rgb))
+
+
+def test_a_checkpoint_of_each_kind_is_loaded_as_what_it_is(binary_teacher: BinaryTask, tmp_path: Path) -> None:
+    of_student, of_teacher, of_other = (tmp_path / f"{name}.safetensors" for name in ("student", "teacher", "other"))
+    config = msgspec.to_builtins(binary_config())
+    save_checkpoint(of_student, binary_student().module.state_dict(), {"config": config})
+    save_checkpoint(of_teacher, binary_teacher.module.state_dict(), {"config": config})
+    student_task, teacher_task = load_task(of_student)[0], load_task(of_teacher)[0]
+    assert isinstance(student_task, DistilTask)
+    assert isinstance(student_task, PooledTask)
+    assert isinstance(teacher_task, BinaryTask)
+    assert not isinstance(teacher_task, PooledTask)
+    config["method"]["name"] = "deeppixbis"
+    save_checkpoint(of_other, binary_teacher.module.state_dict(), {"config": config})
+    with pytest.raises(CheckpointMismatchError, match="network of deeppixbis, which has no students"):
+        load_teacher(of_other)

@@ -15,7 +15,7 @@ from quantize.files import complete_file
 from quantize.grid import GridConfig, conv_names, fit_grid, grid_convs, grids, in_float
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
-from quantize.students import ExportModel, PixelCosineStudent, Platt
+from quantize.students import ExportModel, PixelCosineStudent, PixelLogitStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
 from training.backbones import TRUNKS, PlainTrunk
 from training.inputs import BrightnessNorm, GraphInput
@@ -288,7 +288,7 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
-    """A network of plain convolutions in a grey world: the model, its grid, and the folder of all its artefacts."""
+    """A network of plain convolutions with a head of logits in a grey world: the model, its grid, and the folder of all its artefacts."""
     pytest.importorskip("litert_torch")
     norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():
@@ -297,7 +297,7 @@ def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
         with torch.no_grad():
             for _ in range(20):
                 trunk(GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
-    model = ExportModel(PixelCosineStudent(trunk, 12), Platt(4.0, 0.0), norm)
+    model = ExportModel(PixelLogitStudent(trunk, 12), Platt(1.0, 0.0), norm)
     grid = fit_grid(model, bench.calibration, GridConfig())
     folder = tmp_path_factory.mktemp("plain")
     export_fp32(model, folder, SIZE_PX)

@@ -38,10 +38,10 @@ def errors(grid: ExportModel, bench: Bench) -> tuple[float, float]:
     """Squared error of the cosines against FP32: with rounded and with float activations."""
     rgb = torch.from_numpy(bench.crops)
     with torch.inference_mode():
-        wanted = bench.model.cosines(rgb)
-        rounded = float((grid.cosines(rgb) - wanted).square().mean())
+        wanted = bench.model.cells(rgb)
+        rounded = float((grid.cells(rgb) - wanted).square().mean())
         with float_activations(grid):
-            return rounded, float((grid.cosines(rgb) - wanted).square().mean())
+            return rounded, float((grid.cells(rgb) - wanted).square().mean())
 
 
 def test_a_coarse_grid_comes_nearer_to_the_full_precision_network(bench: Bench) -> None:

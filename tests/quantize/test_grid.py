@@ -230,9 +230,9 @@ def test_released_convolutions_keep_their_rounded_weights_and_their_inputs_stay_
     assert list(grids(released)) == list(grids(bench.grid))[1:]
     rgb = torch.from_numpy(bench.crops[:16])
     with torch.no_grad(), float_activations(bench.grid):
-        wanted = bench.grid.cosines(rgb)
+        wanted = bench.grid.cells(rgb)
     with torch.no_grad(), float_activations(released):
-        torch.testing.assert_close(released.cosines(rgb), wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(released.cells(rgb), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_an_addition_between_released_convolutions_is_released_too(bench):

@@ -63,8 +63,8 @@ def broken(bench, tmp_path, model) -> Artefact:
 
 def test_an_artefact_with_swapped_colours_fails_by_name(bench, data, reference, tmp_path):
     class Swapped(ExportModel):
-        def cosines(self, rgb: torch.Tensor) -> torch.Tensor:
-            return super().cosines(rgb.flip(3))
+        def cells(self, rgb: torch.Tensor) -> torch.Tensor:
+            return super().cells(rgb.flip(3))
 
     item = broken(bench, tmp_path, Swapped(bench.student, bench.platt, BrightnessNorm()))
     with pytest.raises(ParityError, match=r"onnxruntime/fp32: decision flips \d+\.?\d*% \(limit 0\.5\)"):

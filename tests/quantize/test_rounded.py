@@ -57,11 +57,11 @@ def test_a_loaded_student_answers_as_the_saved_one_on_its_grid_and_off_it(saved:
     rgb = torch.from_numpy(crops(6, 2))
     loaded = load_rounded(saved)
     with torch.no_grad():
-        assert torch.equal(loaded.grid.cosines(rgb), grid.cosines(rgb))
+        assert torch.equal(loaded.grid.cells(rgb), grid.cells(rgb))
         with float_activations(grid):
-            wanted = grid.cosines(rgb)
-        torch.testing.assert_close(loaded.fp32().cosines(rgb), wanted, rtol=1e-5, atol=1e-5)
-        assert not torch.allclose(wanted, grid.cosines(rgb), atol=1e-6)
+            wanted = grid.cells(rgb)
+        torch.testing.assert_close(loaded.fp32().cells(rgb), wanted, rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(wanted, grid.cells(rgb), atol=1e-6)
     assert {k: v.limits for k, v in grids(loaded.grid).items()} == {k: v.limits for k, v in grids(grid).items()}
 
 
@@ -82,7 +82,7 @@ def test_it_scores_as_any_other_checkpoint(saved: Path) -> None:
     task, config = load_task(saved)
     rgb = torch.from_numpy(crops(4, 3))
     with torch.no_grad():
-        cosine = load_rounded(saved).fp32().cosines(rgb).mean(dim=(1, 2))
+        cosine = load_rounded(saved).fp32().cells(rgb).mean(dim=(1, 2))
         torch.testing.assert_close(task.score(rgb), 0.5 + 0.5 * cosine)
     assert config == CONFIG
 
@@ -92,7 +92,7 @@ def test_a_student_that_is_not_rounded_is_refused(parent: Path) -> None:
         load_rounded(parent)
 
 
-@pytest.mark.parametrize("missing", ["unit_weight", "blocks.3.expand.conv.scale"])
+@pytest.mark.parametrize("missing", ["head.unit_weight", "blocks.3.expand.conv.scale"])
 def test_a_file_that_lacks_a_tensor_is_refused(saved: Path, tmp_path: Path, missing: str) -> None:
     checkpoint = load_checkpoint(saved)
     tensors = {name: value for name, value in checkpoint.tensors.items() if name != missing}

@@ -288,7 +288,7 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
-    """A network of plain convolutions with a head of logits in a grey world: the model, its grid, and the folder of all its artefacts."""
+    """A network of plain convolutions, with a head of logits, in a grey world: model, grid, folder of artefacts."""
     pytest.importorskip("litert_torch")
     norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():

@@ -33,14 +33,10 @@ from benchmarks.transfer import show
 from fasedge.backends import Backend, open_backend
 from fasedge.cards import EngineName, Precision
 from fasedge.types import UInt8Array
-from quantize.export import Artefact, artefact
+from quantize.export import Artefact, artefact, export_fp32, export_int8
 from quantize.grid import GridConfig, fit_grid
-from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_export import export_openvino_fp32
-from quantize.openvino_int8 import export_openvino_int8
 from quantize.students import ExportModel, PixelCosineStudent, Platt
-from quantize.tflite_export import export_tflite_fp32
-from quantize.tflite_int8 import export_tflite_int8
 from training.backbones import TRUNKS
 from training.errors import ConfigError
 from training.inputs import BrightnessNorm, GraphInput
@@ -135,19 +131,7 @@ def write(name: str, folder: Path, engines: list[EngineName]) -> tuple[list[Arte
     model, side = candidate(name)
     sample = pictures(side)
     grid = fit_grid(model, sample, GridConfig())
-    found = []
-    for engine in engines:
-        files = artefact(folder, engine, "fp32"), artefact(folder, engine, "int8")
-        if engine == "openvino":
-            export_openvino_fp32(model, files[0].path, side)
-            export_openvino_int8(grid, files[1].path, side)
-        elif engine == "onnxruntime":
-            export_onnx_fp32(model, files[0].path, side)
-            export_onnx_int8(grid, files[1].path, side)
-        else:
-            export_tflite_fp32(model, files[0].path, side)
-            export_tflite_int8(grid, files[1].path, side, sample[:1])
-        found += files
+    found = export_fp32(model, folder, side, engines) + export_int8(grid, folder, side, sample[:1], engines)
     return found, model, side
 
 

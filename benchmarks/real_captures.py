@@ -25,7 +25,7 @@ from rich.progress import track
 
 import fasedge
 from fasedge.backends import open_backend
-from fasedge.cards import find_model, load_card, verified_model_path
+from fasedge.cards import DEFAULT_MODEL, find_model, load_card, verified_model_path
 from fasedge.engine_choice import choose_engine
 from fasedge.errors import SourceError
 from fasedge.geometry import box_from_xywh
@@ -33,7 +33,6 @@ from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Frame, UInt8Array
 
 Scorer = Callable[[UInt8Array], float]
-_MODEL = "a-deeppixbis"
 
 
 def read_capture(path: Path) -> UInt8Array:
@@ -93,7 +92,7 @@ def main(
     *,
     captures: Annotated[Path, typer.Option("--set", help="Folder with manifest.csv.")],
     out: Annotated[Path, typer.Option(help="CSV to write: file, score.")],
-    model: Annotated[str, typer.Option(help="Model id or folder.")] = _MODEL,
+    model: Annotated[str, typer.Option(help="Model id or folder.")] = DEFAULT_MODEL,
     engine: Annotated[str, typer.Option()] = "auto",
     precision: Annotated[str, typer.Option()] = "int8",
     checkpoint: Annotated[Path | None, typer.Option(help="Full-precision checkpoint instead of a model.")] = None,

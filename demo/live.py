@@ -147,7 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Shows a camera or video with what fasedge says about each face. Ends with q or Escape.",
     )
     parser.add_argument("source", nargs="?", default="webcam:0", help="webcam:N, a video, pictures (default: webcam:0)")
-    parser.add_argument("--model", default="a-deeppixbis", help="id of a model or its folder (default: %(default)s)")
+    parser.add_argument(
+        "--model", default=fasedge.DEFAULT_MODEL, help="id of a model or its folder (default: %(default)s)"
+    )
     parser.add_argument("--engine", default="auto", help="auto, openvino, litert or onnxruntime (default: %(default)s)")
     parser.add_argument("--operating-point", help="name of a threshold in the model's card (default: the card's own)")
     return parser

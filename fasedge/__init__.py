@@ -13,7 +13,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from fasedge import errors
-from fasedge.cards import list_models
+from fasedge.cards import DEFAULT_MODEL, list_models
 from fasedge.quality import QualityLimits
 from fasedge.types import (
     Box,
@@ -38,6 +38,7 @@ except metadata.PackageNotFoundError:  # run from a checkout that was never inst
     __version__ = "0+unknown"
 
 __all__ = [
+    "DEFAULT_MODEL",
     "Box",
     "Decision",
     "Detector",

@@ -15,7 +15,7 @@ import numpy as np
 
 from fasedge._outputs import read_outputs
 from fasedge.backends import Backend, BackendInfo, open_backend
-from fasedge.cards import ModelCard, find_model, load_card, verified_model_path
+from fasedge.cards import DEFAULT_MODEL, ModelCard, find_model, load_card, verified_model_path
 from fasedge.engine_choice import choose_engine
 from fasedge.errors import CardError, EngineError, FasEdgeError, FrameError, InputError
 from fasedge.faces import FaceFinder, open_finder
@@ -116,7 +116,7 @@ class Detector:
 
     def __init__(
         self,
-        model: str | Path = "a-deeppixbis",
+        model: str | Path = DEFAULT_MODEL,
         *,
         engine: str = "auto",
         precision: str = "int8",

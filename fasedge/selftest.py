@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fasedge._outputs import read_outputs
 from fasedge.backends import Backend, BackendInfo, open_backend
-from fasedge.cards import ModelCard, find_model, load_card, verified_model_path, verify_file
+from fasedge.cards import DEFAULT_MODEL, ModelCard, find_model, load_card, verified_model_path, verify_file
 from fasedge.engine_choice import choose_engine
 from fasedge.errors import CardError, EngineError
 from fasedge.types import FloatArray, UInt8Array
@@ -140,7 +140,7 @@ def _in_unit_range(values: NDArray[np.generic]) -> bool:
 
 
 def run_selftest(
-    model: str | Path = "a-deeppixbis",
+    model: str | Path = DEFAULT_MODEL,
     engine: str = "auto",
     precision: str = "int8",
     *,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Engine to the suffix of its file.
 SUFFIXES: dict[EngineName, str] = {"openvino": ".xml", "litert": ".tflite", "onnxruntime": ".onnx"}
+#: All engines of the SDK; their files are written in this order.
+_ALL: tuple[EngineName, ...] = tuple(SUFFIXES)
 #: Largest INT8 artefact that is published, all files of one engine together.
 MAX_INT8_BYTES = 1_000_000
 
@@ -65,15 +68,23 @@ def artefacts(folder: Path, precisions: tuple[Precision, ...] = ("fp32", "int8")
     Raises:
         ConversionError: A file is missing or empty: an export did not finish.
     """
-    found = [artefact(folder, engine, precision) for precision in precisions for engine in SUFFIXES]
-    for item in found:
+    return complete([artefact(folder, engine, precision) for precision in precisions for engine in _ALL])
+
+
+def complete(files: Sequence[Artefact]) -> list[Artefact]:
+    """The same artefacts, if all of them are there.
+
+    Raises:
+        ConversionError: A file is missing or empty: an export did not finish.
+    """
+    for item in files:
         for path in (item.path, *item.companions):
             if not path.is_file() or path.stat().st_size == 0:
                 raise ConversionError(
                     f"{path} is missing or empty: the export of {item.name} did not finish; "
                     "run `python -m quantize export` and `int8` again"
                 )
-    return found
+    return list(files)
 
 
 class CalibrationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -151,13 +162,14 @@ def load_trained(path: Path) -> tuple[Student, TrainConfig]:
     return load_student(empty_student(config), checkpoint.tensors), config
 
 
-def export_fp32(model: ExportModel, folder: Path, size_px: int) -> list[Artefact]:
-    """Write the FP32 network for all engines.
+def export_fp32(model: ExportModel, folder: Path, size_px: int, engines: Sequence[EngineName] = _ALL) -> list[Artefact]:
+    """Write the FP32 network.
 
     Args:
         model: Folded FP32 model.
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input.
+        engines: For which engines; by default all.
 
     Raises:
         ConversionError: A converter refused the network.
@@ -166,20 +178,24 @@ def export_fp32(model: ExportModel, folder: Path, size_px: int) -> list[Artefact
     from quantize.openvino_export import export_openvino_fp32
     from quantize.tflite_export import export_tflite_fp32
 
-    export_openvino_fp32(model, artefact(folder, "openvino", "fp32").path, size_px)
-    export_onnx_fp32(model, artefact(folder, "onnxruntime", "fp32").path, size_px)
-    export_tflite_fp32(model, artefact(folder, "litert", "fp32").path, size_px)
-    return artefacts(folder, ("fp32",))
+    writers = {"openvino": export_openvino_fp32, "onnxruntime": export_onnx_fp32, "litert": export_tflite_fp32}
+    files = [artefact(folder, engine, "fp32") for engine in engines]
+    for item in files:
+        writers[item.engine](model, item.path, size_px)
+    return complete(files)
 
 
-def export_int8(model: ExportModel, folder: Path, size_px: int, sample: UInt8Array) -> list[Artefact]:
-    """Write a network on an INT8 grid for all engines.
+def export_int8(
+    model: ExportModel, folder: Path, size_px: int, sample: UInt8Array, engines: Sequence[EngineName] = _ALL
+) -> list[Artefact]:
+    """Write a network on an INT8 grid.
 
     Args:
         model: As :func:`quantize.grid.fit_grid` returns it.
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input.
         sample: One crop, uint8 (1, S, S, 3).
+        engines: For which engines; by default all.
 
     Raises:
         ConversionError: A converter refused the network, or an artefact is larger than :data:`MAX_INT8_BYTES`.
@@ -188,14 +204,17 @@ def export_int8(model: ExportModel, folder: Path, size_px: int, sample: UInt8Arr
     from quantize.openvino_int8 import export_openvino_int8
     from quantize.tflite_int8 import export_tflite_int8
 
-    export_openvino_int8(model, artefact(folder, "openvino", "int8").path, size_px)
-    export_onnx_int8(model, artefact(folder, "onnxruntime", "int8").path, size_px)
-    export_tflite_int8(model, artefact(folder, "litert", "int8").path, size_px, sample)
-    written = artefacts(folder, ("int8",))
-    for item in written:
+    def litert(model: ExportModel, path: Path, size_px: int) -> Path:
+        return export_tflite_int8(model, path, size_px, sample)
+
+    writers = {"openvino": export_openvino_int8, "onnxruntime": export_onnx_int8, "litert": litert}
+    files = [artefact(folder, engine, "int8") for engine in engines]
+    for item in files:
+        writers[item.engine](model, item.path, size_px)
+    for item in complete(files):
         if item.bytes > MAX_INT8_BYTES:
             raise ConversionError(
                 f"{item.name} has {item.bytes:,} bytes, more than the {MAX_INT8_BYTES:,} allowed; "
                 "keep fewer convolutions in float"
             )
-    return written
+    return files

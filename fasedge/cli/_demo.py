@@ -10,6 +10,7 @@ import msgspec
 import typer
 from rich.text import Text
 
+from fasedge.cards import DEFAULT_MODEL
 from fasedge.cli._detect import (
     Engine,
     EngineOption,
@@ -83,7 +84,7 @@ def demo(
     context: typer.Context,
     *,
     out: Annotated[Path, typer.Option(help="Folder for the annotated pictures.")] = Path("demo-output"),
-    model: ModelOption = "a-deeppixbis",
+    model: ModelOption = DEFAULT_MODEL,
     engine: EngineOption = Engine.AUTO,
     precision: PrecisionOption = PrecisionChoice.INT8,
     as_json: JsonOption = False,

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from fasedge.cards import DEFAULT_MODEL
 from fasedge.cli._draw import AnnotationWriter
 from fasedge.cli._output import (
     Column,
@@ -127,7 +128,7 @@ def detect(
         ),
     ],
     *,
-    model: ModelOption = "a-deeppixbis",
+    model: ModelOption = DEFAULT_MODEL,
     engine: EngineOption = Engine.AUTO,
     precision: PrecisionOption = PrecisionChoice.INT8,
     operating_point: Annotated[

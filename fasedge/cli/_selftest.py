@@ -10,6 +10,7 @@ import typer
 from rich.text import Text
 
 from fasedge.backends import ENGINES
+from fasedge.cards import DEFAULT_MODEL
 from fasedge.cli._detect import JsonOption, PrecisionChoice, PrecisionOption
 from fasedge.cli._output import Column, ExitCode, Rows, Session, plural, session_of
 from fasedge.errors import EngineUnavailableError, FasEdgeError
@@ -39,7 +40,7 @@ class _Outcome:
 
 def selftest(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model of 'fasedge models', or a model's folder.")] = "a-deeppixbis",
+    model: Annotated[str, typer.Argument(help="A model of 'fasedge models', or a model's folder.")] = DEFAULT_MODEL,
     engine: Annotated[EngineOrAll, typer.Option(help="One engine, or all that the model has a file for.")] = (
         EngineOrAll.ALL
     ),

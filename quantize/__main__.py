@@ -30,6 +30,7 @@ from quantize.facts import (
 )
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
+from quantize.pack import make_pack
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
@@ -308,6 +309,19 @@ def parity(
         console.print(f"{a} and {b}: largest difference of a score {value:.4f}")
     report.check()
     console.print(write_parity(out, report))
+
+
+@app.command()
+def pack(
+    out: Annotated[Path, typer.Argument(help="File to write, .npz.")],
+    *,
+    data: DataOption = None,
+    per_species: Annotated[int, typer.Option(help="Attacks of each PAI species.")] = 200,
+) -> None:
+    """Make the evaluation pack of the regression tests, from portraits in the public domain."""
+    made = make_pack(data_folder(data), per_species)
+    made.save(out)
+    console.print(f"{out}: {len(made)} pictures, {out.stat().st_size:,} bytes")
 
 
 @app.command("publish")

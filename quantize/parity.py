@@ -33,12 +33,18 @@ class Limits:
     Attributes:
         flips_percent: Decisions that change against FP32, in per cent of the pictures.
         acer_points: Rise or fall of the ACER, in percentage points.
+        score_p99: 99th percentile of the difference of a score.
+        auc: Rise or fall of the AUC.
+        apcer_points: Rise of the APCER of a PAI species, in percentage points.
         cross_engine: Largest difference of a score between two engines at the same precision.
         fp32_score: Largest difference of a score between an FP32 artefact and torch.
     """
 
     flips_percent: float = 0.5
     acer_points: float = 0.3
+    score_p99: float = 0.05
+    auc: float = 0.002
+    apcer_points: float = 1.0
     cross_engine: float = 0.02
     fp32_score: float = 1e-3
 
@@ -98,7 +104,7 @@ class ParityReport:
             ParityError: Artefacts exceed limits; the message names each with its figure.
         """
         limits = limits or Limits()
-        found = [line for result in self.results for line in _excesses(result, limits)]
+        found = [line for result in self.results for line in excesses(result, limits)]
         found += [
             f"{a} and {b} differ by up to {value:.4f} (limit {limits.cross_engine})"
             for (a, b), value in self.cross_engine.items()
@@ -143,11 +149,19 @@ def _cells(result: ArtefactParity) -> list[str]:
     ]
 
 
-def _excesses(result: ArtefactParity, limits: Limits) -> list[str]:
+def excesses(result: ArtefactParity, limits: Limits | None = None) -> list[str]:
+    """What of an artefact is beyond its limits, a line each; nothing if it holds."""
+    limits = limits or Limits()
     record, name = result.record, result.artefact.name
     figures = [
         ("decision flips", record.decision_flips_percent, limits.flips_percent, "%"),
         ("change of ACER", abs(record.acer_points - record.acer_points_reference), limits.acer_points, " points"),
+        ("99th percentile of the difference of a score", record.score_abs_diff_p99, limits.score_p99, ""),
+        ("change of AUC", abs(record.auc - record.auc_reference), limits.auc, ""),
+    ]
+    figures += [
+        (f"rise of the APCER of {species}", change, limits.apcer_points, " points")
+        for species, change in sorted(result.apcer_change_points.items())
     ]
     if record.precision == "fp32":
         figures.append(("difference of a score", record.score_abs_diff_max, limits.fp32_score, ""))

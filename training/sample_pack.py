@@ -88,7 +88,7 @@ class _Pack:
         Raises:
             DataError: It is not usable.
         """
-        self.write(name, _jpeg(_photo(picture)))
+        self.write(name, jpeg(_photo(picture)))
         if not self.reads_usable(name):
             raise DataError(f"{picture.key}: the face finder does not find exactly one face that is fit to be judged")
 
@@ -207,7 +207,8 @@ def _encode(ending: str, pixels: UInt8Array | UInt16Array, options: Sequence[int
     return data.tobytes()
 
 
-def _jpeg(rgb: UInt8Array) -> bytes:
+def jpeg(rgb: UInt8Array) -> bytes:
+    """A picture, uint8 (h, w, 3), red first, as a JPEG file of the pack's quality."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     return _encode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), options)
 
@@ -219,15 +220,24 @@ def _photographs(pack: _Pack, pictures: Sequence[FacePicture]) -> None:
         pack.add(name, "image", picture, "resized")
 
 
-def _simulator(data: Path, people: Sequence[FacePicture], px: int, sensors: dict[str, float], tile: int) -> Simulator:
+def free_rooms(data: Path) -> UInt8Array:
+    """The backgrounds :data:`ROOMS`, uint8 (4, h, w, 3).
+
+    Raises:
+        DataError: The face pack lacks one.
+    """
     rooms = read_backgrounds(data)
     names = [path.name for path in sorted((data / "backgrounds").glob("*.jpg"))]
     if missing := sorted(set(ROOMS) - set(names)):
         raise DataError(f"{data / 'backgrounds'} lacks {', '.join(missing)}")
+    return rooms[[names.index(name) for name in ROOMS]]
+
+
+def _simulator(data: Path, people: Sequence[FacePicture], px: int, sensors: dict[str, float], tile: int) -> Simulator:
+    rooms = free_rooms(data)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         tiles = np.array(build_tiles(people, Path(folder) / "tiles.npy", tile_px=tile))
-    chosen = rooms[[names.index(name) for name in ROOMS]]
-    return Simulator(people, tiles, chosen, seed=SEED, picture_px=px, sensors_px=sensors, bona_fide_share=0.0)
+    return Simulator(people, tiles, rooms, seed=SEED, picture_px=px, sensors_px=sensors, bona_fide_share=0.0)
 
 
 def _within_cuts(picture: UInt8Array, values: dict[str, Value]) -> UInt8Array:
@@ -264,7 +274,7 @@ def _attacks(pack: _Pack, data: Path, people: Sequence[FacePicture]) -> None:
 
 def _write_attack(pack: _Pack, name: str, simulator: Simulator, person: int, subtype: str) -> tuple[int, Draws]:
     for index, draws in _candidates(simulator, person, subtype=subtype):
-        pack.write(name, _jpeg(_within_cuts(simulator.render([draws])[0].picture, draws.values)))
+        pack.write(name, jpeg(_within_cuts(simulator.render([draws])[0].picture, draws.values)))
         if pack.reads_usable(name):
             return index, draws
     raise DataError(f"none of the first {_MAX_TRIES} samples gives a usable picture of a {subtype}")

@@ -1,0 +1,73 @@
+"""The evaluation pack: what is stored comes back, and quotas are filled from free pictures alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from fasedge.preprocess import InputSpec, crop_face
+from fasedge.types import Box
+from quantize import pack as pack_module
+from quantize.errors import CalibrationDataError
+from quantize.pack import EvaluationPack
+
+
+def jpeg(grey: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((40, 40, 3), (0, 0, grey), np.uint8))[1].tobytes()
+
+
+@pytest.fixture
+def small() -> EvaluationPack:
+    boxes = np.array([[10.0, 10.0, 30.0, 30.0], [5.0, 5.5, 25.0, 25.5]])
+    return EvaluationPack((jpeg(200), jpeg(90)), np.array([1, 0]), ("bona_fide", "print"), boxes)
+
+
+def test_a_pack_is_read_back_as_it_was_written(small: EvaluationPack, tmp_path: Path) -> None:
+    small.save(tmp_path / "pack.npz")
+    found = EvaluationPack.load(tmp_path / "pack.npz")
+    assert (found.jpegs, found.species, len(found)) == (small.jpegs, small.species, 2)
+    np.testing.assert_array_equal(found.labels, small.labels)
+    np.testing.assert_array_equal(found.boxes, small.boxes)
+
+
+def test_crops_are_those_of_the_sdk_red_first(small: EvaluationPack) -> None:
+    spec = InputSpec(size_px=16, crop_scale=1.2)
+    crops = small.crops(spec)
+    assert (crops.dtype, crops.shape) == (np.uint8, (2, 16, 16, 3))
+    np.testing.assert_allclose(crops[0, 8, 8], [200, 0, 0], atol=3)
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg(90), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    np.testing.assert_array_equal(crops[1], crop_face(picture, Box(5.0, 5.5, 25.0, 25.5), spec))
+
+
+def test_damaged_packs_are_refused(small: EvaluationPack, tmp_path: Path) -> None:
+    path = tmp_path / "pack.npz"
+    small.save(path)
+    path.write_bytes(path.read_bytes()[:300])
+    for bad in (path, tmp_path / "none.npz"):
+        with pytest.raises(CalibrationDataError, match="no evaluation pack"):
+            EvaluationPack.load(bad)
+    np.savez(path, labels=np.zeros(2))
+    with pytest.raises(CalibrationDataError, match="no evaluation pack"):
+        EvaluationPack.load(path)
+    broken = EvaluationPack((b"no picture",), np.array([1]), ("bona_fide",), small.boxes[:1])
+    with pytest.raises(CalibrationDataError, match="picture 0 of the evaluation pack cannot be decoded"):
+        broken.crops(InputSpec(size_px=16, crop_scale=1.0))
+
+
+class Drawing:
+    """Draws living people and prints in turn, and every tenth time a mask."""
+
+    def draw(self, index: int) -> object:
+        species = "mask" if index % 10 == 9 else "print"
+        return type("D", (), {"values": {"bona_fide": index % 2 == 0, "species": species, "index": index}})()
+
+
+def test_quotas_are_filled_in_the_order_of_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = pack_module._chosen(Drawing(), {"bona_fide": 2, "print": 3, "mask": 1})  # type: ignore[arg-type]
+    assert [draws.values["index"] for draws in chosen] == [0, 1, 2, 3, 5, 9]
+    monkeypatch.setattr(pack_module, "_MAX_DRAWS", 8)
+    with pytest.raises(CalibrationDataError, match=r"8 draws do not fill .*'mask': 1"):
+        pack_module._chosen(Drawing(), {"bona_fide": 2, "print": 3, "mask": 1})  # type: ignore[arg-type]

@@ -1,0 +1,155 @@
+"""Every published file, on the evaluation pack: INT8 answers as full precision does, and all engines alike.
+
+A model's reference is its FP32 file for OpenVINO, which answered as the torch network did when it was published, and
+whose golden vectors hold it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import fasedge
+from fasedge.cards import FileCard, ModelCard, load_card, models_folder, verified_model_path
+from fasedge.preprocess import InputSpec
+from fasedge.types import FloatArray, UInt8Array
+from quantize.export import Artefact
+from quantize.pack import EvaluationPack
+from quantize.parity import ArtefactParity, Limits, Presentations, artefact_scores, compare, excesses
+
+PACK = Path(__file__).parent / "evaluation_pack.npz"
+MODELS = fasedge.list_models()
+FILES = [
+    pytest.param(model, file, id=f"{model}-{file.engine}-{file.precision}")
+    for model in MODELS
+    for file in load_card(models_folder() / model).files
+]
+LIMITS = Limits()
+
+
+@cache
+def pack() -> EvaluationPack:
+    return EvaluationPack.load(PACK)
+
+
+@cache
+def card_of(model: str) -> ModelCard:
+    return load_card(models_folder() / model)
+
+
+@cache
+def crops_of(model: str) -> UInt8Array:
+    seen = card_of(model).inputs[0]
+    return pack().crops(InputSpec(size_px=seen.size_px, crop_scale=seen.crop_scale))
+
+
+def artefact_of(model: str, file: FileCard) -> Artefact:
+    return Artefact(file.engine, file.precision, verified_model_path(models_folder() / model, file))
+
+
+@cache
+def scores_of(model: str, engine: str, precision: str) -> FloatArray:
+    file = next(f for f in card_of(model).files if (f.engine, f.precision) == (engine, precision))
+    return artefact_scores(artefact_of(model, file), crops_of(model), threads=1)
+
+
+def presentations(model: str) -> Presentations:
+    card = card_of(model)
+    point = next(p for p in card.operating_points if (p.name, p.precision) == (card.default_operating_point, "fp32"))
+    return Presentations(crops_of(model), pack().labels, pack().species, point.threshold)
+
+
+def judged(model: str, artefact: Artefact, scores: FloatArray) -> ArtefactParity:
+    return compare(artefact, scores, scores_of(model, "openvino", "fp32"), presentations(model))
+
+
+def test_the_pack_holds_what_it_says() -> None:
+    counts = {name: pack().species.count(name) for name in set(pack().species)}
+    assert counts == {"bona_fide": 800, "print": 200, "replay": 200, "mask": 200, "partial": 200}
+    assert pack().labels.sum() == 800
+    assert all((label == 1) == (name == "bona_fide") for label, name in zip(pack().labels, pack().species, strict=True))
+
+
+@pytest.mark.parametrize(("model", "file"), FILES)
+def test_a_published_file_answers_as_full_precision_does(model: str, file: FileCard) -> None:
+    result = judged(model, artefact_of(model, file), scores_of(model, file.engine, file.precision))
+    assert excesses(result, LIMITS) == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_engines_answer_alike(model: str, precision: str) -> None:
+    first, *others = [scores_of(model, engine, precision) for engine in ("openvino", "litert", "onnxruntime")]
+    for other in others:
+        if precision == "fp32":
+            assert float(np.abs(other - first).max()) <= LIMITS.fp32_score
+        else:  # ties are rounded in other ways; the largest difference grows with the number of pictures
+            assert float(np.quantile(np.abs(other - first), 0.99)) <= LIMITS.cross_engine
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_pack_is_not_so_easy_that_nothing_could_change(model: str) -> None:
+    """Scores lie on both sides of the threshold in each class: a broken file has something to break."""
+    scores, data = scores_of(model, "openvino", "fp32"), presentations(model)
+    accepted = scores >= data.threshold
+    assert 0.5 < accepted[data.labels == 1].mean() < 1
+    assert 0 < accepted[data.labels == 0].mean() < 0.9
+
+
+# What the suite must not let pass. Each of these files loads, runs and gives scores in [0, 1].
+
+
+def swapped(model: str, _: Path) -> tuple[Artefact, FloatArray]:
+    """Blue first."""
+    file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("openvino", "int8"))
+    item = artefact_of(model, file)
+    return item, artefact_scores(item, np.ascontiguousarray(crops_of(model)[..., ::-1]), threads=1)
+
+
+def rescaled(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
+    """The values behind one activation grid are 1.5 times what they were."""
+    return _altered(model, folder, "DequantizeLinear", 1.5)
+
+
+def miscalibrated(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
+    """One activation grid ends at a third of the values that occur."""
+    return _altered(model, folder, "both", 1 / 3)
+
+
+def _altered(model: str, folder: Path, kind: str, factor: float) -> tuple[Artefact, FloatArray]:
+    file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("onnxruntime", "int8"))
+    network = onnx.load(verified_model_path(models_folder() / model, file))
+    constants = {item.name: item for item in network.graph.initializer}
+    quantisers = [node for node in network.graph.node if node.op_type == "QuantizeLinear"]
+    grid = quantisers[len(quantisers) // 2]
+    readers = [
+        node for node in network.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in grid.output
+    ]
+    assert readers
+    changed = numpy_helper.to_array(constants[grid.input[1]]) * np.float32(factor)
+    network.graph.initializer.append(numpy_helper.from_array(changed.astype(np.float32), "altered_scale"))
+    for node in [*readers, *([grid] if kind == "both" else [])]:
+        node.input[1] = "altered_scale"
+    path = folder / "int8.onnx"
+    onnx.save(network, path)
+    item = Artefact("onnxruntime", "int8", path)
+    return item, artefact_scores(item, crops_of(model), threads=1)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("broken", [swapped, rescaled, miscalibrated])
+def test_a_broken_file_is_found(
+    model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArray]], tmp_path: Path
+) -> None:
+    item, scores = broken(model, tmp_path)
+    assert float(scores.min()) >= 0
+    assert float(scores.max()) <= 1
+    found = excesses(judged(model, item, scores), LIMITS)
+    assert any("flips" in line for line in found)
+    assert any("99th percentile" in line for line in found)

@@ -128,7 +128,8 @@ A_DEEPPIXBIS = Study(
         "without margin": _attentive(margin=0.0, margin_mode="none"),
         "without attention": _attentive(attention=False),
         "without both": _attentive(margin=0.0, margin_mode="none", attention=False),
-        "lambda = 0 (image loss alone)": _attentive(lambda_pixel=0.0),
+        # Nobody teaches the map then: the image head decides.
+        "lambda = 0 (image loss alone)": _attentive(lambda_pixel=0.0, score_head="binary"),
         "lambda = 1 (pixel loss alone)": _attentive(lambda_pixel=1.0),
         "DeepPixBiS": MethodConfig(name="deeppixbis", trunk="efficientnet_lite0", pretrained=True),
     },

@@ -105,7 +105,7 @@ class OperatingPoint(_Strict, frozen=True):
 
 
 class Calibration(_Strict, frozen=True):
-    """How the graph's score was made from the network's cosine: ``score = sigmoid(scale * cosine + bias)``."""
+    """How the graph's score was made from the mean over its map: ``score = sigmoid(scale * mean + bias)``."""
 
     kind: Literal["platt"]
     scale: float

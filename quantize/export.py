@@ -88,7 +88,7 @@ def complete(files: Sequence[Artefact]) -> list[Artefact]:
 
 
 class CalibrationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``calibration.json``: how the score is made from the mean cosine.
+    """``calibration.json``: how the score is made from the mean over the cells.
 
     Attributes:
         scale: See :class:`quantize.students.Platt`.

@@ -1,8 +1,8 @@
 """Fine-tuning on the INT8 grid: the rounded network learns to answer as the FP32 one does.
 
 Rounding is in the forward pass, its gradient is passed straight through, and the target is the FP32 network's own
-cosine map: no label is needed, and nothing but the rounding error is trained away. Each step runs the network twice,
-with and without rounding of the activations: both have to answer as the FP32 network does, and alike.
+values per cell: no label is needed, and nothing but the rounding error is trained away. Each step runs the network
+twice, with and without rounding of the activations: both have to answer as the FP32 network does, and alike.
 
 Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
 CVPR 2018, section 3 (simulated rounding); Bengio et al., 2013 (straight-through estimator).
@@ -35,7 +35,7 @@ class FinetuneConfig:
         steps: Optimiser steps; 0 leaves the network as it is.
         batch: Crops per step.
         learning_rate: Peak learning rate of Adam; half a cosine to zero.
-        pooled_weight: Weight of the error of the mean cosine beside the error of the map.
+        pooled_weight: Weight of the error of the mean over the cells beside the error of each cell.
         agreement_weight: Weight of the difference between rounded and float activations.
     """
 
@@ -48,7 +48,7 @@ class FinetuneConfig:
 
 @dataclass(frozen=True, slots=True)
 class FinetuneRecord:
-    """What fine-tuning did: root-mean-square error of the mean cosine, over the first and the last tenth of the steps.
+    """What fine-tuning did: RMS error of the mean over the cells, in the first and the last tenth of the steps.
 
     Attributes:
         before: At the start.
@@ -120,7 +120,7 @@ def _pooled_error(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _error(a: Tensor, b: Tensor, config: FinetuneConfig) -> Tensor:
-    """Squared difference of two cosine maps, of their cells and of their means."""
+    """Squared difference of the values of two networks, of their cells and of their means."""
     return (a - b).square().mean() + config.pooled_weight * _pooled_error(a, b)
 
 

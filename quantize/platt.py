@@ -1,4 +1,4 @@
-"""From the student's mean cosine to a score that reads as a probability."""
+"""From the student's mean over the cells to a score that reads as a probability."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _STEPS = 100
 _TINY = 1e-9
 
 
-def fit_platt(cosines: NDArray[np.float64], labels: NDArray[np.int64]) -> Platt:
-    """Fit ``P(bona fide) = sigmoid(scale·cosine + bias)`` by maximum likelihood.
+def fit_platt(means: NDArray[np.float64], labels: NDArray[np.int64]) -> Platt:
+    """Fit ``P(bona fide) = sigmoid(scale·mean + bias)`` by maximum likelihood.
 
     Both classes get the same total weight, so that the score does not depend on how many attacks happen to be in the
     set; targets are ``(n+1)/(n+2)`` and ``1/(n+2)`` so that a perfect separation stays finite.
 
     Args:
-        cosines: float64 (n,), mean cosine per sample.
+        means: float64 (n,), mean over the cells of each sample: cosines or logits.
         labels: int64 (n,), 1 bona fide, 0 attack.
 
     Raises:
@@ -29,13 +29,13 @@ def fit_platt(cosines: NDArray[np.float64], labels: NDArray[np.int64]) -> Platt:
     """
     positive = labels == 1
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if min(n_positive, n_negative) == 0 or not np.isfinite(cosines).all():
+    if min(n_positive, n_negative) == 0 or not np.isfinite(means).all():
         raise CalibrationDataError(
-            f"calibration needs finite cosines of both classes, got {n_positive} bona fide and {n_negative} attacks"
+            f"calibration needs finite values of both classes, got {n_positive} bona fide and {n_negative} attacks"
         )
     target = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
     weight = np.where(positive, 0.5 / n_positive, 0.5 / n_negative)
-    design = np.stack([cosines, np.ones_like(cosines)], 1)
+    design = np.stack([means, np.ones_like(means)], 1)
     theta = np.zeros(2)
     for _ in range(_STEPS):
         p = 1 / (1 + np.exp(-design @ theta))
@@ -47,6 +47,6 @@ def fit_platt(cosines: NDArray[np.float64], labels: NDArray[np.int64]) -> Platt:
             break
     if not np.isfinite(theta).all() or theta[0] <= 0:
         raise CalibrationDataError(
-            f"the cosines do not rise with the label (slope {theta[0]:.3g}): is the student trained, are labels right?"
+            f"the values do not rise with the label (slope {theta[0]:.3g}): is the student trained, are labels right?"
         )
     return Platt(float(theta[0]), float(theta[1]))

@@ -34,11 +34,21 @@ def as_teacher(
         options: How it was trained.
         size_px: Side of the pictures that it will answer to; a network without dense layers takes any.
         crop_scale: Side of the crops over the side of the face box.
+
+    Raises:
+        CheckpointError: It was trained in a way that no method is.
     """
+    if options.cells:
+        raise CheckpointError("a student that was trained cell by cell has no like among the methods")
     config = TrainConfig(
         seed=options.seed,
-        input=InputConfig(size_px=size_px, crop_scale=crop_scale, brightness=options.brightness),
-        method=MethodConfig(name="binary-trunk", trunk="efficientnet_lite0", options={"dropout": options.dropout}),
+        input=InputConfig(
+            size_px=size_px, crop_scale=crop_scale, brightness=options.brightness, grey_world=options.grey_world
+        ),
+        method=MethodConfig(
+            name="binary-trunk", trunk="efficientnet_lite0", pretrained=options.pretrained,
+            options={"dropout": options.dropout},
+        ),
         optimiser=OptimiserConfig(
             learning_rate=options.learning_rate, weight_decay=options.weight_decay, decoupled=True, batch=options.batch,
             epochs=options.epochs, warmup_steps=options.warmup_steps, schedule="cosine", average=options.average,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -23,14 +24,16 @@ from quantize.facts import (
     as_scored,
     golden_indices,
     make_facts,
+    network_notes,
     operating_points,
     read_evaluations,
     rounding_cost,
     simulated_evaluation,
 )
+from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
-from quantize.pack import make_pack
+from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
@@ -79,6 +82,8 @@ EvaluationOption = Annotated[
     list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
 ]
 VersionOption = Annotated[str, typer.Option(help="Version of the model.")]
+IdOption = Annotated[str, typer.Option("--id", help="Name of the model; a published one of that name is replaced.")]
+OriginOption = Annotated[str, typer.Option(help="What the card adds about where the weights come from.")]
 DevOption = Annotated[Path, typer.Option("--dev", help="Sample set of the dev split.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
 
@@ -100,25 +105,26 @@ def distil(
     features: Annotated[
         float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
     ] = 0.0,
-    blended: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
-    start: Annotated[bool, typer.Option(help="Start from the teacher's weights; needs the same trunk.")] = False,
+    mixup: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
+    start: Annotated[bool, typer.Option(help="Start from the first teacher's weights; needs the same trunk.")] = False,
 ) -> None:
     """Train the student, with or without teachers."""
     settings = load_config(config)
     torch.manual_seed(settings.seed)
     masters = [load_teacher(path)[0] for path in teacher or []]
-    if start and len(masters) != 1:
-        raise typer.BadParameter("--start needs one --teacher")
+    if start and not masters:
+        raise typer.BadParameter("--start needs --teacher")
     on_cpu = choose_device(settings.machine.device).type == "cpu"
+    through_openvino = on_cpu and find_spec("openvino") is not None
     task = DistilTask(
         settings,
-        [OpenVinoTeacher(one, settings.input.size_px) if on_cpu else TorchTeacher(one) for one in masters],
-        Imitation(alpha=alpha, features=features, blended=blended),
+        [OpenVinoTeacher(one, settings.input.size_px) if through_openvino else TorchTeacher(one) for one in masters],
+        Imitation(alpha=alpha, features=features, mixup=mixup),
     )
-    note: dict[str, str | float | bool] = {}
+    note: dict[str, str | float | bool] = {"mixup": mixup}
     if teacher:
-        note = {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "started_from_it": start}
-        note |= {"features": features, "blended": blended}
+        note |= {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "features": features}
+        note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
     if start:
         task.start_from(masters[0])
     elif features:
@@ -186,6 +192,8 @@ def facts_command(
     data: DataOption = None,
     evaluation: EvaluationOption = None,
     version: VersionOption = "0.1.0",
+    model_id: IdOption,
+    origin: OriginOption = "",
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     rounded, _ = _model(checkpoint, calibration)
@@ -225,7 +233,9 @@ def facts_command(
         points=points,
         evaluation=[*results, *read_evaluations(evaluation or [])],
         version=version,
+        model=model_id,
         config=rounded.config.method,
+        notes=network_notes(rounded.config.method, info.parent_note, origin),
         provenance=provenance,
     )
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -316,12 +326,29 @@ def pack(
     out: Annotated[Path, typer.Argument(help="File to write, .npz.")],
     *,
     data: DataOption = None,
-    per_species: Annotated[int, typer.Option(help="Attacks of each PAI species.")] = 200,
+    per_species: Annotated[int, typer.Option(min=1, help="Attacks of each PAI species.")] = 200,
 ) -> None:
     """Make the evaluation pack of the regression tests, from portraits in the public domain."""
     made = make_pack(data_folder(data), per_species)
     made.save(out)
     console.print(f"{out}: {len(made)} pictures, {out.stat().st_size:,} bytes")
+
+
+@app.command()
+def reference(
+    *,
+    checkpoint: CheckpointOption,
+    calibration: CalibrationOption,
+    pack_file: Annotated[Path, typer.Option("--pack", help="Evaluation pack, see `pack`.")],
+    version: VersionOption,
+    out: Annotated[Path, typer.Option(help="File to write, .npz.")],
+) -> None:
+    """Score the evaluation pack with the torch network: what the regression tests hold published files to."""
+    rounded, _ = _model(checkpoint, calibration)
+    crops = EvaluationPack.load(pack_file).crops(rounded.config.input.spec())
+    with complete_file(out) as temporary:
+        np.savez(temporary, scores=reference_scores(rounded.fp32(), crops), version=np.array(version))
+    console.print(out)
 
 
 @app.command("publish")
@@ -361,6 +388,8 @@ def run(
     data: DataOption = None,
     evaluation: EvaluationOption = None,
     version: VersionOption = "0.1.0",
+    model_id: IdOption,
+    origin: OriginOption = "",
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
@@ -388,6 +417,8 @@ def run(
         data=data,
         evaluation=evaluation,
         version=version,
+        model_id=model_id,
+        origin=origin,
     )
     known = read_facts(facts)
     threshold = next(

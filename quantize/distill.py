@@ -9,8 +9,8 @@ Students of binary supervision: the same with the cross-entropy of the mean logi
 ``T·z_s`` from ``T·z_t``: single cells need not say what they say, only their mean is supervised.
 
 Where the student's map has as many channels as the teacher's, it can imitate what the teacher's trunk finds as well:
-``+ beta·mean(((f_s - f_t) / sd(f_t))²)``, with the deviation of each channel in the batch. It then starts with the
-teacher's head.
+``+ beta·mean(((f_s - f_t) / (sd(f_t) + 0.001))²)``, with the deviation of each channel in the batch. It then starts
+with the teacher's head.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the softened targets; the pixel-wise
 form follows the method's map. Romero et al., "FitNets", ICLR 2015, for features; Chen et al., "Knowledge Distillation
@@ -34,10 +34,18 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, load_trained
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
-from quantize.students import PixelCosineStudent, PixelLogitStudent, Student, new_student
+from quantize.students import Student, new_student
 from quantize.teachers import Teacher, together
 from training.backbones import Trunk
-from training.build import BinaryTask, MethodTask, ScoringTask, TeachingTask, build_trunk, method_settings
+from training.build import (
+    BinaryTask,
+    MethodTask,
+    ScoringTask,
+    TeachingTask,
+    build_trunk,
+    method_settings,
+    refuse_unread,
+)
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.errors import ConfigError
@@ -57,13 +65,13 @@ class Imitation:
         alpha: Weight of the imitation of the answer against the task's own loss, in [0, 1].
         temperature: T: factor on the values of both; by default what suits the method (4 for cosines, 1 for logits).
         features: beta: weight of the imitation of the trunk's map; 0 leaves it out.
-        blended: Share of the batches whose pictures are blended with one another, labels too; in [0, 1].
+        mixup: Share of the batches to which :func:`mixup` is applied, in [0, 1].
     """
 
     alpha: float = 0.5
     temperature: float | None = None
     features: float = 0.0
-    blended: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot work.
@@ -75,7 +83,7 @@ class Imitation:
             (0 <= self.alpha <= 1, "alpha in [0, 1]"),
             (self.temperature is None or 0 < self.temperature < math.inf, "temperature > 0"),
             (0 <= self.features < math.inf, "features >= 0"),
-            (0 <= self.blended <= 1, "blended in [0, 1]"),
+            (0 <= self.mixup <= 1, "mixup in [0, 1]"),
         )
         wrong = [what for holds, what in rules if not holds]
         if wrong:
@@ -93,7 +101,8 @@ class DistilTask:
         student: A student that exists already, instead of a new one with the configured trunk.
 
     Raises:
-        ConfigError: A teacher's map has another size, or features are to be imitated and there are others.
+        ConfigError: The method has no student, a setting that nothing reads, a teacher of another method or with a map
+            of another size, or features are to be imitated and there is another number of them.
     """
 
     def __init__(
@@ -107,11 +116,16 @@ class DistilTask:
         trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
         self._student = student or new_student(config.method.name, trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
-        self._losses = _LOSSES[type(self._student)](config)
+        self._losses = _LOSSES[config.method.name](config)
         map_side = config.input.size_px // trunk.stride
         self._teachers = tuple(teachers)
         self._imitation = imitation or Imitation()
         for teacher in self._teachers:
+            if teacher.method != config.method.name:
+                raise ConfigError(
+                    f"a student of {config.method.name} cannot imitate a teacher of {teacher.method}: the values of "
+                    "its cells mean something else"
+                )
             sides = teacher.map_side, map_side
             if sides[0] != sides[1]:
                 raise ConfigError(
@@ -147,9 +161,18 @@ class DistilTask:
         self.start_with_head(teacher)
 
     def start_with_head(self, teacher: TeachingTask) -> None:
-        """Give the student the teacher's filter as a start, where both maps have as many channels."""
+        """Give the student the teacher's filter as a start, where both maps have as many channels.
+
+        Raises:
+            ConfigError: They have not.
+        """
         own = self._student.filter
         weight, bias = teacher.filter
+        if weight.numel() != own.weight.numel():
+            raise ConfigError(
+                f"the teacher's filter has {weight.numel()} channels, the student's {own.weight.numel()}: it cannot "
+                "start with it"
+            )
         own.weight.data.copy_(weight.detach().reshape(own.weight.shape))
         if own.bias is not None and bias is not None:
             own.bias.data.copy_(bias.detach())
@@ -157,8 +180,8 @@ class DistilTask:
     def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
         """Task loss and imitation."""
         how = self._imitation
-        if how.blended and float(torch.rand(())) < how.blended:
-            rgb, labels = blend(rgb, labels)
+        if how.mixup and float(torch.rand(())) < how.mixup:
+            rgb, labels = mixup(rgb, labels)
         features = self._student.trunk(self._input(rgb))
         cells = self._student.cells_of(features)
         taught = together(self._teachers, rgb) if self._teachers else None
@@ -223,7 +246,9 @@ class _LogitLosses:
     temperature: ClassVar[float] = 1.0
 
     def __init__(self, config: TrainConfig) -> None:
-        """Has no settings."""
+        refuse_unread(config)
+        if config.method.options:
+            raise ConfigError(f"a student of binary supervision has no options, got {config.method.options}")
 
     def task(self, cells: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(cells.mean(dim=(1, 2)), labels)
@@ -232,11 +257,11 @@ class _LogitLosses:
         return F.smooth_l1_loss(found.mean(dim=(1, 2)), wanted.mean(dim=(1, 2)))
 
 
-_LOSSES: Mapping[type[Student], type[_Losses]] = {PixelCosineStudent: _CosineLosses, PixelLogitStudent: _LogitLosses}
+_LOSSES: Mapping[str, type[_Losses]] = {"a-deeppixbis": _CosineLosses, "binary-trunk": _LogitLosses}
 
 
-def blend(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Blend each picture of a batch with the one that lies opposite; the first half weighs at least as much.
+def mixup(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Blend each picture of a batch with the one that lies opposite; at least half of each is itself.
 
     Args:
         rgb: uint8 (N, S, S, 3).
@@ -254,7 +279,7 @@ def blend(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared error of maps (N, C, m, m), each channel in units of the wanted one's deviation in the batch."""
-    deviation = wanted.std(dim=(0, 2, 3), keepdim=True) + _LEAST_DEVIATION
+    deviation = wanted.std(dim=(0, 2, 3), correction=0, keepdim=True) + _LEAST_DEVIATION
     return ((found - wanted) / deviation).square().mean()
 
 

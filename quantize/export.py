@@ -138,11 +138,19 @@ def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
 
 
 def empty_student(config: TrainConfig) -> Student:
-    """A student with random weights, into which those of a checkpoint go: nothing is loaded from elsewhere."""
+    """A student with random weights, into which those of a checkpoint go: nothing is loaded from elsewhere.
+
+    Raises:
+        CheckpointMismatchError: The method of the configuration has no student.
+    """
     from training.build import build_trunk
+    from training.errors import ConfigError
 
     trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
-    return new_student(config.method.name, trunk, trunk.out_channels)
+    try:
+        return new_student(config.method.name, trunk, trunk.out_channels)
+    except ConfigError as error:
+        raise CheckpointMismatchError(f"the checkpoint is of no student: {error}") from error
 
 
 def load_trained(path: Path) -> tuple[Student, TrainConfig]:

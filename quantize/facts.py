@@ -46,14 +46,12 @@ class ModelText:
     """What a card says of the students of a method.
 
     Attributes:
-        id: Name of the model.
         summary: One sentence.
         method: The method's name.
         paper: Its source.
         equations: Where in it.
     """
 
-    id: str
     summary: str
     method: str
     paper: str
@@ -63,23 +61,21 @@ class ModelText:
 #: By the name of the method that a model is a student of.
 TEXTS: Mapping[str, ModelText] = {
     "a-deeppixbis": ModelText(
-        id="a-deeppixbis",
         summary="Small student of A-DeepPixBiS: judges a face in one colour picture, as a living person or an attack.",
-        method="A-DeepPixBiS (pixel-wise head), distilled",
+        method="A-DeepPixBiS (pixel-wise head)",
         paper="Hossain et al., A-DeepPixBis: Attentional Angular Margin for Face Anti-Spoofing, 2020",
         equations="eq. 13 (angular margin), eq. 17 (pixel-wise loss)",
     ),
     "binary-trunk": ModelText(
-        id="edge-rgb",
-        summary="Small network for cameras without depth: judges a face in one colour picture, as a living person or "
-        "an attack.",
-        method="binary supervision of the mean feature, distilled",
+        summary="Small network of binary supervision: judges a face in one colour picture, as a living person or an "
+        "attack.",
+        method="binary supervision of the mean feature",
         paper="George and Marcel, Deep Pixel-wise Binary Supervision for Face Presentation Attack Detection, ICB 2019 "
-        "(the binary baseline); Chen et al., Knowledge Distillation with the Reused Teacher Classifier, CVPR 2022",
+        "(the binary baseline)",
         equations="binary cross-entropy of one logit",
     ),
 }
-_WEIGHTS = {"efficientnet_lite0": ", from Apache-2.0 ImageNet weights"}
+_LICENCES = {"efficientnet_lite0": " (Apache-2.0)"}
 LIMITATIONS = (
     "Trained on simulated attacks over licensed faces: no real print, screen or mask was in the training data.",
     "Not tested on the standard face anti-spoofing data sets (OULU-NPU, Replay-Mobile, WMCA and others), nor on masks, "
@@ -183,14 +179,23 @@ def training_data(pictures: Sequence[FacePicture]) -> tuple[TrainingData, ...]:
     return tuple(rows)
 
 
-def network_notes(trunk: str) -> str:
-    """What a card says about a network's trunk."""
-    if trunk in PLAIN_SIZES:
-        return (
-            f"{trunk}: plain 3x3 convolutions up to stride 16 (as RepVGG, CVPR 2021), merged; taught by full-precision "
-            "networks on EfficientNet-Lite0 with Apache-2.0 ImageNet weights"
-        )
-    return f"{trunk} up to stride 16" + _WEIGHTS.get(trunk, "")
+def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool], origin: str = "") -> str:
+    """What a card says about a network and where its weights come from.
+
+    Args:
+        config: Which network.
+        taught: What its training recorded about teachers.
+        origin: What else there is to say, such as what the teachers started from.
+    """
+    parts = [f"{config.trunk} up to stride 16"]
+    if config.trunk in PLAIN_SIZES:
+        parts[0] += ": plain 3x3 convolutions (as RepVGG, CVPR 2021), merged"
+    if config.pretrained:
+        parts.append("from ImageNet weights" + _LICENCES.get(config.trunk, ""))
+    if teachers := str(taught.get("teacher_sha256", "")):
+        n = len(teachers.split(", "))
+        parts.append(f"taught by {n} full-precision network{'s' * (n > 1)}, see provenance")
+    return "; ".join([*parts, *([origin] if origin else [])])
 
 
 def make_facts(
@@ -199,7 +204,9 @@ def make_facts(
     points: Sequence[OperatingPoint],
     evaluation: Sequence[Evaluation],
     version: str,
+    model: str,
     config: MethodConfig,
+    notes: str,
     provenance: dict[str, str],
 ) -> Facts:
     """Put the facts together.
@@ -209,12 +216,14 @@ def make_facts(
         points: Operating points of every precision.
         evaluation: Results.
         version: Version of the model.
-        config: Which method it is a student of, and on which trunk.
+        model: Name of the model.
+        config: Which method it is a student of.
+        notes: As :func:`network_notes`.
         provenance: Seeds, software, what the student was distilled from.
     """
     text = TEXTS[config.name]
     return Facts(
-        id=text.id,
+        id=model,
         version=version,
         summary=text.summary,
         licence="Apache-2.0",
@@ -222,7 +231,7 @@ def make_facts(
             method=text.method,
             paper=text.paper,
             equations=text.equations,
-            notes=network_notes(config.trunk),
+            notes=notes,
         ),
         operating_points=tuple(points),
         default_operating_point=DEFAULT_POINT,

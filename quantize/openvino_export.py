@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -33,8 +34,13 @@ def export_openvino_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
     return save_ir(to_openvino(model, size_px), path)
 
 
-def to_openvino(model: nn.Module, size_px: int) -> Any:
-    """Convert a model with the inputs and outputs of :class:`~quantize.students.ExportModel`.
+def to_openvino(model: nn.Module, size_px: int, *, outputs: Sequence[str] = ("score", "map")) -> Any:
+    """Convert a model that reads pictures, uint8 (N, S, S, 3).
+
+    Args:
+        model: By default with the outputs of :class:`~quantize.students.ExportModel`.
+        size_px: S.
+        outputs: Their names, in order.
 
     Returns:
         An ``openvino.Model`` with a free batch size.
@@ -52,7 +58,7 @@ def to_openvino(model: nn.Module, size_px: int) -> Any:
     except Exception as error:  # the converter raises whatever its front end raises
         raise ConversionError(f"OpenVINO cannot convert the network: {error}") from error
     result.inputs[0].set_names({"rgb"})
-    for output, name in zip(result.outputs, ("score", "map"), strict=True):
+    for output, name in zip(result.outputs, outputs, strict=True):
         output.set_names({name})
     return result
 

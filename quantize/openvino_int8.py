@@ -71,7 +71,7 @@ def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_p
                 nncf.Dataset([np.ascontiguousarray(crops[i : i + 1]) for i in range(len(crops))]),
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(crops),
-                ignored_scope=nncf.IgnoredScope(names=convolutions[-1:]),  # the cosine filter
+                ignored_scope=nncf.IgnoredScope(names=convolutions[-1:]),  # the head's filter
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
     except Exception as error:  # NNCF raises whatever its passes raise

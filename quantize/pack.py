@@ -63,7 +63,7 @@ class EvaluationPack:
         """
         out = np.empty((len(self), spec.size_px, spec.size_px, 3), np.uint8)
         for place, (data, box) in enumerate(zip(self.jpegs, self.boxes.tolist(), strict=True)):
-            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
             if picture is None:
                 raise CalibrationDataError(f"picture {place} of the evaluation pack cannot be decoded; is it damaged?")
             out[place] = crop_face(np.asarray(picture[..., ::-1], np.uint8), Box(*box), spec)
@@ -93,8 +93,16 @@ class EvaluationPack:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 ends, data = file["ends"].tolist(), file["jpegs"].tobytes()
                 jpegs = tuple(data[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True))
-                return cls(jpegs, file["labels"], tuple(file["species"].tolist()), file["boxes"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                found = cls(jpegs, file["labels"], tuple(file["species"].tolist()), file["boxes"])
+            if ends != sorted(ends) or not ends or ends[-1] != len(data):
+                raise ValueError("its pictures do not lie where it says")
+            if not found.labels.shape == (len(found),) == np.shape(found.species) or found.boxes.shape != (
+                len(found),
+                4,
+            ):
+                raise ValueError("it has not one label, species and box for each picture")
+            return found
+        except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise CalibrationDataError(
                 f"{path} is no evaluation pack ({error}); make it with `quantize pack`"
             ) from error
@@ -105,12 +113,14 @@ def make_pack(data: Path, per_species: int = 200) -> EvaluationPack:
 
     Args:
         data: Folder of the face pack.
-        per_species: Attacks of each.
+        per_species: Attacks of each, at least 1.
 
     Raises:
         DataError: The face pack lacks what is needed.
         CalibrationDataError: The quotas cannot be filled.
     """
+    if per_species < 1:
+        raise CalibrationDataError(f"the evaluation pack needs attacks of each species, asked for {per_species}")
     people = [picture for picture in read_manifest(data, ["test"]) if picture.licence in _FREE]
     found = list(_presentations(data, people, per_species))
     return EvaluationPack(
@@ -135,7 +145,7 @@ def _presentations(data: Path, people: list[FacePicture], per_species: int) -> I
 
 def _chosen(simulator: Simulator, quotas: dict[str, int]) -> list[Draws]:
     """Samples by rising number, as long as their species has not got its number."""
-    chosen = []
+    chosen, quotas = [], dict(quotas)
     for index in range(_MAX_DRAWS):
         draws = simulator.draw(index)
         species = BONA_FIDE if draws.values["bona_fide"] else str(draws.values["species"])

@@ -158,10 +158,14 @@ def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
         inputs=(InputCard(name=spec.name, size_px=spec.size_px, crop_scale=spec.crop_scale),),
         outputs=(
             OutputCard(
-                name="score", shape=(1,), meaning=f"calibrated mean {parts.value}; higher = more surely bona fide"
+                name="score",
+                shape=(1,),
+                meaning=f"sigmoid of the calibrated mean {parts.value}; higher = more surely bona fide",
             ),
             OutputCard(
-                name="map", shape=(map_side, map_side), meaning=f"calibrated {parts.value} per cell of the crop"
+                name="map",
+                shape=(map_side, map_side),
+                meaning=f"the same of the {parts.value} of each cell of the crop alone",
             ),
         ),
         files=parts.files,

@@ -155,15 +155,17 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
         ) from error
     bare = ExportModel(empty_student(config), platt or UNCALIBRATED, config.input.normalisation())
     grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
-    of_head = {name for name in checkpoint.tensors if name.startswith(_HEAD)}
-    head = {name.removeprefix(_HEAD): checkpoint.tensors[name] for name in of_head}
+    # Files of the first version name the filter without the head.
+    tensors = {_HEAD + name if name == "unit_weight" else name: value for name, value in checkpoint.tensors.items()}
+    of_head = {name for name in tensors if name.startswith(_HEAD)}
+    head = {name.removeprefix(_HEAD): tensors[name] for name in of_head}
     try:
         load_exactly(grid.head, head, what=str(path))
     except StateMismatchError as error:
         raise CheckpointMismatchError(
-            f"{path} lacks the filter of the head ({error}); make it anew with `python -m quantize round`"
+            f"the head in {path} does not fit ({error}); make it anew with `python -m quantize round`"
         ) from error
-    rest = {name: value for name, value in checkpoint.tensors.items() if name not in of_head}
+    rest = {name: value for name, value in tensors.items() if name not in of_head}
     load_exactly(grid.trunk, rest, what=str(path))
     return Rounded(grid, config, info)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar, cast
 
@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from quantize.errors import CheckpointMismatchError
 from training.backbones import Trunk
+from training.errors import ConfigError
 from training.inputs import BrightnessNorm, GraphInput
 from training.methods.base import at_least_float32, without_autocast
 
@@ -203,7 +204,10 @@ class PixelLogitStudent(Student):
 
 
 #: Students by the name of the method that they are students of.
-STUDENTS: Mapping[str, type[Student]] = {"a-deeppixbis": PixelCosineStudent, "binary-trunk": PixelLogitStudent}
+STUDENTS: Mapping[str, Callable[[nn.Module, int], Student]] = {
+    "a-deeppixbis": PixelCosineStudent,
+    "binary-trunk": PixelLogitStudent,
+}
 
 
 def new_student(method: str, trunk: nn.Module, channels: int) -> Student:
@@ -215,12 +219,11 @@ def new_student(method: str, trunk: nn.Module, channels: int) -> Student:
         channels: C.
 
     Raises:
-        CheckpointMismatchError: The method has no student.
+        ConfigError: The method has no student.
     """
     if method not in STUDENTS:
-        raise CheckpointMismatchError(f"{method} has no student; those of {', '.join(STUDENTS)} are known")
-    made: Student = STUDENTS[method](trunk, channels)  # type: ignore[call-arg]  # each sets its own bias
-    return made
+        raise ConfigError(f"{method} has no student; those of {', '.join(STUDENTS)} are known")
+    return STUDENTS[method](trunk, channels)
 
 
 def pixel_cosine(features: Tensor, unit_weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from quantize.errors import ConversionError
 from quantize.openvino_export import to_openvino
 from training.build import TeachingTask
 from training.errors import ConfigError
@@ -28,6 +29,11 @@ class Taught(NamedTuple):
 
 class Teacher(Protocol):
     """Somebody who answers."""
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        ...
 
     @property
     def map_side(self) -> int:
@@ -62,9 +68,9 @@ class TorchTeacher(nn.Module):
     def __init__(self, task: TeachingTask) -> None:
         super().__init__()
         self._task = task
-        # Registered here, so that everything that answers is a part of this module.
+        # Registered for the converter; its first layer is the task's, so that `to_device` moves everything.
         self.network = task.module.eval().requires_grad_(False)
-        self.map_side, self.channels = task.map_side, task.trunk.out_channels
+        self.method, self.map_side, self.channels = task.method, task.map_side, task.trunk.out_channels
 
     def to_device(self, device: torch.device) -> None:
         """Move it."""
@@ -97,15 +103,18 @@ class OpenVinoTeacher:
         threads: Of OpenVINO; as many as torch has by default.
 
     Raises:
-        ConversionError: OpenVINO refuses the network.
+        ConversionError: OpenVINO refuses the network, or is not installed.
     """
 
     def __init__(self, task: TeachingTask, size_px: int, *, threads: int | None = None) -> None:
-        import openvino
+        try:
+            import openvino
+        except ModuleNotFoundError as error:
+            raise ConversionError("OpenVINO is not installed; let the network itself teach") from error
 
         teacher = TorchTeacher(task)
-        self.map_side, self.channels = teacher.map_side, teacher.channels
-        model = to_openvino(_Answers(teacher), size_px)
+        self.method, self.map_side, self.channels = teacher.method, teacher.map_side, teacher.channels
+        model = to_openvino(_Answers(teacher), size_px, outputs=Taught._fields)
         options = {"INFERENCE_NUM_THREADS": threads or torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
         self._request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
 

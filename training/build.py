@@ -63,6 +63,11 @@ class TeachingTask(Protocol):
     """A method whose trunk and cells a student can imitate."""
 
     @property
+    def method(self) -> str:
+        """The method's name: what the value of a cell means."""
+        ...
+
+    @property
     def filter(self) -> tuple[Tensor, Tensor | None]:
         """What makes a value of a cell of the trunk's map: weight, C values in any shape, and bias (1,)."""
         ...
@@ -105,6 +110,12 @@ class _OnTrunk(MethodStep[OutputT, LossesT]):
         super().__init__(method, see, score=score)
         self._trunk, self._input = trunk, see.graph
         self._map_side = config.input.size_px // trunk.stride
+        self._name = config.method.name
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self._name
 
     @property
     def trunk(self) -> Trunk:
@@ -282,8 +293,12 @@ def has_trunk(name: str) -> bool:
     return "trunk" in _READS.get(name, _ON_A_TRUNK)
 
 
-def _refuse_unread(config: TrainConfig) -> None:
-    """Settings that would change nothing are mistakes of whoever wrote them."""
+def refuse_unread(config: TrainConfig) -> None:
+    """Refuse settings that would change nothing: they are mistakes of whoever wrote them.
+
+    Raises:
+        ConfigError: Names them.
+    """
     m, plain = config.method, MethodConfig()
     reads = _READS.get(m.name, _ON_A_TRUNK)
     set_here = [
@@ -308,7 +323,7 @@ def build_task(config: TrainConfig) -> Task | StepTask:
         raise ConfigError(f"{name} is fitted, not trained by gradients: see training.build.build_fitted")
     if name not in METHODS:
         raise ConfigError(f"method.name must be one of {', '.join(sorted({**METHODS, **FITTED}))}, got {name!r}")
-    _refuse_unread(config)
+    refuse_unread(config)
     return METHODS[name](config)
 
 
@@ -320,7 +335,7 @@ def build_fitted(config: TrainConfig) -> FittedTask:
     """
     if config.method.name not in FITTED:
         raise ConfigError(f"method.name must be one of {', '.join(sorted(FITTED))}, got {config.method.name!r}")
-    _refuse_unread(config)
+    refuse_unread(config)
     return FITTED[config.method.name](config)
 
 

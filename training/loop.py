@@ -320,6 +320,7 @@ class Trainer:
             "position": self._position,
             "best": self._best if math.isfinite(self._best) else None,
             "config": msgspec.to_builtins(self._config),
+            "note": self._note,
         }
         save_checkpoint(self._out / name, tensors, meta)
 
@@ -361,6 +362,11 @@ class Trainer:
             ) from error
         if config.learnt() != self._config.learnt():
             raise CheckpointError(f"{self._out} holds a run with another configuration; choose another folder")
+        if (noted := checkpoint.metadata.get("note", self._note)) != self._note:
+            raise CheckpointError(
+                f"{self._out} holds a run with another note, such as other teachers ({noted}, now {self._note}); "
+                "choose another folder"
+            )
         before = read_sets(self._out)
         if before is not None and not (_told(before[0], self._feed.info) and _told(before[1], self._dev_info())):
             raise CheckpointError(

@@ -15,10 +15,10 @@ from quantize.distill import (
     DistilTask,
     Imitation,
     PooledTask,
-    blend,
     feature_error,
     load_task,
     load_teacher,
+    mixup,
 )
 from quantize.errors import CheckpointMismatchError
 from quantize.students import PixelCosineStudent
@@ -192,7 +192,7 @@ def test_a_teacher_in_openvino_answers_as_the_network_does(teacher: MethodTask, 
 def test_the_imitation_of_features_counts_each_channel_in_its_own_deviation() -> None:
     wanted = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
     error = torch.tensor([0.5, -1.0]).reshape(1, 2, 1, 1)
-    found = wanted + error * wanted.std(dim=(0, 2, 3), keepdim=True)
+    found = wanted + error * wanted.std(dim=(0, 2, 3), correction=0, keepdim=True)
     assert feature_error(found, wanted).item() == pytest.approx((0.25 + 1.0) / 2, rel=0.01)
     scaled = torch.tensor([1.0, 100.0]).reshape(1, 2, 1, 1)
     assert feature_error(found * scaled, wanted * scaled).item() == pytest.approx(0.625, rel=0.01)
@@ -223,7 +223,7 @@ def test_blended_pictures_are_weighed_with_their_labels() -> None:
     labels = torch.tensor([1.0, 0.0, 0.0, 0.0])
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        mixed, soft = blend(rgb, labels)
+        mixed, soft = mixup(rgb, labels)
     weight = soft[0].item()
     assert 0.5 < weight < 1
     torch.testing.assert_close(soft, torch.tensor([weight, 0.0, 0.0, 1 - weight]))
@@ -238,7 +238,7 @@ def test_the_share_of_blended_batches_is_as_asked_for(teacher: MethodTask, rgb: 
     plain = student(teacher).loss(rgb, LABELS).item()
     with torch.random.fork_rng():
         torch.manual_seed(6)
-        found = [student(teacher, blended=0.3).loss(rgb, LABELS).item() for _ in range(60)]
+        found = [student(teacher, mixup=0.3).loss(rgb, LABELS).item() for _ in range(60)]
     # Making a student leaves torch's random numbers as they are. Binomial, three deviations.
     assert sum(loss != pytest.approx(plain) for loss in found) == pytest.approx(18, abs=11)
 
@@ -251,8 +251,8 @@ def test_the_share_of_blended_batches_is_as_asked_for(teacher: MethodTask, rgb: 
         {"temperature": 0.0},
         {"temperature": math.inf},
         {"features": -1.0},
-        {"blended": 1.5},
-        {"blended": math.nan},
+        {"mixup": 1.5},
+        {"mixup": math.nan},
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:
@@ -337,3 +337,25 @@ def test_a_checkpoint_of_each_kind_is_loaded_as_what_it_is(binary_teacher: Binar
     save_checkpoint(of_other, binary_teacher.module.state_dict(), {"config": config})
     with pytest.raises(CheckpointMismatchError, match="network of deeppixbis, which has no students"):
         load_teacher(of_other)
+
+
+def test_a_teacher_of_another_method_is_refused(teacher: MethodTask, binary_teacher: BinaryTask) -> None:
+    with pytest.raises(ConfigError, match="student of binary-trunk cannot imitate a teacher of a-deeppixbis"):
+        binary_student(teacher)
+    with pytest.raises(ConfigError, match="student of a-deeppixbis cannot imitate a teacher of binary-trunk"):
+        student(teacher, binary_teacher)
+
+
+def test_a_filter_of_other_channels_is_no_start(teacher: MethodTask) -> None:
+    other = DistilTask(config(), student=PixelCosineStudent(TRUNKS["plain_s"](), 112))
+    with pytest.raises(ConfigError, match="filter has 6 channels, the student's 112"):
+        other.start_with_head(teacher)
+
+
+@pytest.mark.parametrize("more", [{"scale": 4.0}, {"margin": 0.1}, {"options": {"dropout": 0.5}}])
+def test_settings_that_a_student_of_binary_supervision_does_not_read_are_refused(more: dict[str, object]) -> None:
+    method = msgspec.structs.replace(binary_config().method, **more)
+    with pytest.raises(ConfigError, match=next(iter(more))):
+        DistilTask(msgspec.structs.replace(binary_config(), method=method))
+    with pytest.raises(ConfigError, match="cdcn has no student"):
+        DistilTask(TrainConfig(input=InputConfig(size_px=48), method=MethodConfig(name="cdcn", trunk="tiny")))

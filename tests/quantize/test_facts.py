@@ -9,6 +9,7 @@ import pytest
 from fasedge.cards import Evaluation
 from quantize.errors import CalibrationDataError
 from quantize.facts import (
+    TEXTS,
     as_scored,
     golden_indices,
     network_notes,
@@ -17,7 +18,8 @@ from quantize.facts import (
     rounding_cost,
     simulated_evaluation,
 )
-from training.backbones import TRUNKS
+from quantize.students import STUDENTS
+from training.config import MethodConfig
 from training.data.samples import SampleRow, SampleSet, SetInfo
 from training.errors import DataError
 
@@ -104,10 +106,18 @@ def test_the_cost_of_rounding_compares_decisions_at_the_same_share_of_rejected_p
     assert found["auc_after_rounding"] == "0.9000"
 
 
-@pytest.mark.parametrize("trunk", sorted(TRUNKS))
-def test_a_card_says_which_network_it_is(trunk: str) -> None:
-    notes = network_notes(trunk)
-    assert notes.startswith(trunk)
-    assert "stride 16" in notes
-    assert ("plain 3x3" in notes) == trunk.startswith("plain_")
-    assert ("Apache-2.0" in notes) == (trunk != "densenet161")
+def test_a_card_says_which_network_it_is_and_where_its_weights_come_from() -> None:
+    plain = MethodConfig(name="binary-trunk", trunk="plain_m")
+    assert network_notes(plain, {}) == "plain_m up to stride 16: plain 3x3 convolutions (as RepVGG, CVPR 2021), merged"
+    taught = network_notes(plain, {"teacher_sha256": "aa, bb"}, "teachers from Apache-2.0 weights")
+    assert taught.endswith("; taught by 2 full-precision networks, see provenance; teachers from Apache-2.0 weights")
+    lite = MethodConfig(trunk="efficientnet_lite0", pretrained=True)
+    assert network_notes(lite, {}) == "efficientnet_lite0 up to stride 16; from ImageNet weights (Apache-2.0)"
+    untrained = MethodConfig(trunk="efficientnet_lite0")
+    assert network_notes(untrained, {"teacher_sha256": "aa"}).endswith(
+        "taught by 1 full-precision network, see provenance"
+    )
+
+
+def test_every_method_with_a_student_has_its_words_for_the_card() -> None:
+    assert set(TEXTS) == set(STUDENTS)

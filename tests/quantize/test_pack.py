@@ -1,8 +1,9 @@
-"""The evaluation pack: what is stored comes back, and quotas are filled from free pictures alone."""
+"""The evaluation pack: what is stored comes back, quotas are filled, and only free pictures are asked for."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box
 from quantize import pack as pack_module
 from quantize.errors import CalibrationDataError
-from quantize.pack import EvaluationPack
+from quantize.pack import EvaluationPack, make_pack
 
 
 def jpeg(grey: int) -> bytes:
@@ -52,9 +53,45 @@ def test_damaged_packs_are_refused(small: EvaluationPack, tmp_path: Path) -> Non
     np.savez(path, labels=np.zeros(2))
     with pytest.raises(CalibrationDataError, match="no evaluation pack"):
         EvaluationPack.load(path)
-    broken = EvaluationPack((b"no picture",), np.array([1]), ("bona_fide",), small.boxes[:1])
-    with pytest.raises(CalibrationDataError, match="picture 0 of the evaluation pack cannot be decoded"):
-        broken.crops(InputSpec(size_px=16, crop_scale=1.0))
+    for data in (b"no picture", b""):
+        broken = EvaluationPack((data,), np.array([1]), ("bona_fide",), small.boxes[:1])
+        with pytest.raises(CalibrationDataError, match="picture 0 of the evaluation pack cannot be decoded"):
+            broken.crops(InputSpec(size_px=16, crop_scale=1.0))
+
+
+@pytest.mark.parametrize("field", ["labels", "species", "boxes", "ends", "jpegs"])
+def test_a_pack_whose_parts_do_not_fit_is_refused(small: EvaluationPack, tmp_path: Path, field: str) -> None:
+    path = tmp_path / "pack.npz"
+    small.save(path)
+    with np.load(path) as file:
+        parts = dict(file)
+    for wrong in (parts[field][:-1], np.float64(0.5)):
+        np.savez(path, **{**parts, field: wrong})
+        with pytest.raises(CalibrationDataError, match="no evaluation pack"):
+            EvaluationPack.load(path)
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    with pytest.raises(CalibrationDataError, match="no evaluation pack"):
+        EvaluationPack.load(tmp_path / "array.npy")
+
+
+def test_only_people_whose_portraits_are_free_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def tiles(people: list[SimpleNamespace], *_: object, **__: object) -> np.ndarray:
+        asked.extend(person.licence for person in people)
+        raise InterruptedError
+
+    licences = ["CC-BY-4.0", "public-domain", "MIT", "CC0-1.0"]
+    manifest = [SimpleNamespace(licence=licence) for licence in licences]
+    splits: list[object] = []
+    monkeypatch.setattr(pack_module, "read_manifest", lambda _, split: splits.append(split) or manifest)
+    monkeypatch.setattr(pack_module, "build_tiles", tiles)
+    with pytest.raises(InterruptedError):
+        make_pack(tmp_path)
+    assert asked == ["public-domain", "CC0-1.0"]
+    assert splits == [["test"]]
+    with pytest.raises(CalibrationDataError, match="asked for 0"):
+        make_pack(tmp_path, 0)
 
 
 class Drawing:

@@ -92,13 +92,21 @@ def test_a_student_that_is_not_rounded_is_refused(parent: Path) -> None:
         load_rounded(parent)
 
 
+def test_files_of_the_first_version_name_the_filter_without_the_head(saved: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(saved)
+    tensors = {name.removeprefix("head."): value for name, value in checkpoint.tensors.items()}
+    assert "unit_weight" in tensors
+    save_checkpoint(tmp_path / "a", tensors, checkpoint.metadata)
+    assert torch.equal(load_rounded(tmp_path / "a").grid.head.unit_weight, checkpoint.tensors["head.unit_weight"])
+
+
 @pytest.mark.parametrize("missing", ["head.unit_weight", "blocks.3.expand.conv.scale"])
 def test_a_file_that_lacks_a_tensor_is_refused(saved: Path, tmp_path: Path, missing: str) -> None:
     checkpoint = load_checkpoint(saved)
     tensors = {name: value for name, value in checkpoint.tensors.items() if name != missing}
     assert len(tensors) == len(checkpoint.tensors) - 1
     save_checkpoint(tmp_path / "a", tensors, checkpoint.metadata)
-    with pytest.raises((CheckpointMismatchError, StateMismatchError), match=r"filter of the head|scale"):
+    with pytest.raises((CheckpointMismatchError, StateMismatchError), match=r"the head in .* does not fit|scale"):
         load_rounded(tmp_path / "a")
 
 

@@ -14,6 +14,7 @@ from quantize.students import (
     load_student,
     new_student,
 )
+from training.errors import ConfigError
 from training.inputs import BrightnessNorm, GraphInput
 
 
@@ -70,7 +71,7 @@ def test_the_exported_head_of_logits_is_a_copy_with_the_calibration_on_top():
 def test_each_method_has_its_student_and_others_none():
     for method, kind in STUDENTS.items():
         assert type(new_student(method, nn.Identity(), 5)) is kind
-    with pytest.raises(CheckpointMismatchError, match="cmfl has no student; those of a-deeppixbis, binary-trunk"):
+    with pytest.raises(ConfigError, match="cmfl has no student; those of a-deeppixbis, binary-trunk"):
         new_student("cmfl", nn.Identity(), 5)
 
 

@@ -1,7 +1,7 @@
 """Every published file, on the evaluation pack: INT8 answers as full precision does, and all engines alike.
 
-A model's reference is its FP32 file for OpenVINO, which answered as the torch network did when it was published, and
-whose golden vectors hold it there.
+A model's reference, ``NAME.npz``, are the scores of the torch network that the files were made from, written by
+``python -m quantize reference``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ FILES = [
     for file in load_card(models_folder() / model).files
 ]
 LIMITS = Limits()
+#: Largest difference of a single INT8 score between two engines. `quantize parity` allows 0.02 on its test set; on this
+#: pack a-deeppixbis 0.1.0, published before there was one, differs by 0.029 on one picture of 1,600.
+_FARTHEST = 0.03
 
 
 @cache
@@ -59,6 +62,14 @@ def scores_of(model: str, engine: str, precision: str) -> FloatArray:
     return artefact_scores(artefact_of(model, file), crops_of(model), threads=1)
 
 
+@cache
+def reference_of(model: str) -> FloatArray:
+    """Scores of the torch network on the pack, float32 (n,)."""
+    with np.load(PACK.with_name(f"{model}.npz"), allow_pickle=False) as file:
+        assert str(file["version"]) == card_of(model).version, "write the reference of this version"
+        return np.asarray(file["scores"], np.float32)
+
+
 def presentations(model: str) -> Presentations:
     card = card_of(model)
     point = next(p for p in card.operating_points if (p.name, p.precision) == (card.default_operating_point, "fp32"))
@@ -66,7 +77,7 @@ def presentations(model: str) -> Presentations:
 
 
 def judged(model: str, artefact: Artefact, scores: FloatArray) -> ArtefactParity:
-    return compare(artefact, scores, scores_of(model, "openvino", "fp32"), presentations(model))
+    return compare(artefact, scores, reference_of(model), presentations(model))
 
 
 def test_the_pack_holds_what_it_says() -> None:
@@ -76,6 +87,7 @@ def test_the_pack_holds_what_it_says() -> None:
     assert all((label == 1) == (name == "bona_fide") for label, name in zip(pack().labels, pack().species, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "file"), FILES)
 def test_a_published_file_answers_as_full_precision_does(model: str, file: FileCard) -> None:
     result = judged(model, artefact_of(model, file), scores_of(model, file.engine, file.precision))
@@ -91,12 +103,13 @@ def test_engines_answer_alike(model: str, precision: str) -> None:
             assert float(np.abs(other - first).max()) <= LIMITS.fp32_score
         else:  # ties are rounded in other ways; the largest difference grows with the number of pictures
             assert float(np.quantile(np.abs(other - first), 0.99)) <= LIMITS.cross_engine
+            assert float(np.abs(other - first).max()) <= _FARTHEST
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_pack_is_not_so_easy_that_nothing_could_change(model: str) -> None:
     """Scores lie on both sides of the threshold in each class: a broken file has something to break."""
-    scores, data = scores_of(model, "openvino", "fp32"), presentations(model)
+    scores, data = reference_of(model), presentations(model)
     accepted = scores >= data.threshold
     assert 0.5 < accepted[data.labels == 1].mean() < 1
     assert 0 < accepted[data.labels == 0].mean() < 0.9

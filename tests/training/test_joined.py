@@ -17,7 +17,9 @@ from training.errors import DataError
 SIDE, SPEC = 32, InputSpec(size_px=16, crop_scale=1.0)
 
 
-def part(n: int, first: int, *, split: str = "train", side: int = SIDE, depth: bool = False) -> SampleSet:
+def part(
+    n: int, first: int, *, split: str = "train", side: int = SIDE, depth: bool = False, origin: str = ""
+) -> SampleSet:
     """Pictures of one grey each: ``first``, ``first + 1``, …; depth ten times that."""
     grey = np.arange(first, first + n)
     pictures = np.broadcast_to(grey[:, None, None, None], (n, side, side, 3)).astype(np.uint8)
@@ -37,7 +39,9 @@ def part(n: int, first: int, *, split: str = "train", side: int = SIDE, depth: b
         for i in range(n)
     ]
     maps = np.broadcast_to(10 * grey[:, None, None], (n, side, side)).astype(np.uint16) if depth else None
-    return SampleSet(pictures, table, SetInfo(split=split, seed=first, n=n, canvas_scale=2.0 + first / 100), maps)
+    return SampleSet(
+        pictures, table, SetInfo(split=split, seed=first, n=n, canvas_scale=2.0 + first / 100, origin=origin), maps
+    )
 
 
 def greys(samples: SampleSet) -> list[int]:
@@ -88,6 +92,7 @@ def test_sets_on_disk_are_joined_without_copying(tmp_path: Path) -> None:
         (part(2, 60, split="dev"), "one split"),
         (part(2, 60, side=48), "one side of the pictures"),
         (part(2, 60, depth=True), "whether there is depth"),
+        (part(2, 60, origin="oulu"), "one origin"),
     ],
 )
 def test_sets_that_do_not_fit_each_other_are_refused(other: SampleSet, message: str) -> None:

@@ -16,12 +16,13 @@ def joined(parts: Sequence[SampleSet]) -> SampleSet:
     """Put sets together, such as close and wide pictures of the same people.
 
     Args:
-        parts: Sets of one split, with pictures of one size, all with depth or none. Depth maps that were rendered
-            afterwards (:mod:`training.data.relief`) are left behind.
+        parts: Sets of one split and origin, with pictures of one size, all with depth or none. Depth maps that were
+            rendered afterwards (:mod:`training.data.relief`) are left behind.
 
     Returns:
         The set itself if it is the only one. Otherwise a set whose description is that of the first with the number of
-        all samples, and in ``chosen`` what the others are; its ``canvas_scale`` is the smallest.
+        all samples, and in ``chosen`` what the others are; its ``canvas_scale`` is the smallest. Numbers of samples
+        (``index``) are those of their own sets, and may repeat.
 
     Raises:
         DataError: There is nothing to join, or the sets do not fit each other.
@@ -33,6 +34,7 @@ def joined(parts: Sequence[SampleSet]) -> SampleSet:
     infos = [part.info for part in parts]
     for what, values in (
         ("split", {info.split for info in infos}),
+        ("origin, simulated or recorded", {info.origin for info in infos}),
         ("side of the pictures", {part.arrays().pictures.shape[1] for part in parts}),
         ("answer to whether there is depth", {part.has_depth for part in parts}),
     ):

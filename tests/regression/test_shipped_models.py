@@ -126,29 +126,40 @@ def swapped(model: str, _: Path) -> tuple[Artefact, FloatArray]:
 
 
 def rescaled(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
-    """The values behind one activation grid are 1.5 times what they were."""
-    return _altered(model, folder, "DequantizeLinear", 1.5)
+    """The values behind one activation grid, in the middle of the network, are 1.5 times what they were."""
+    network, quantisers = _int8(model)
+    _scale(network, quantisers[len(quantisers) // 2], 1.5, with_grid=False)
+    return _scored(model, network, folder)
 
 
 def miscalibrated(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
-    """One activation grid ends at a third of the values that occur."""
-    return _altered(model, folder, "both", 1 / 3)
+    """Activation grids that end at a third of the values that occur, as if fitted on pale pictures."""
+    network, quantisers = _int8(model)
+    for grid in quantisers:
+        _scale(network, grid, 1 / 3, with_grid=True)
+    return _scored(model, network, folder)
 
 
-def _altered(model: str, folder: Path, kind: str, factor: float) -> tuple[Artefact, FloatArray]:
+def _int8(model: str) -> tuple[onnx.ModelProto, list[onnx.NodeProto]]:
+    """The INT8 network for ONNX Runtime, and the nodes that put activations on their grids."""
     file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("onnxruntime", "int8"))
     network = onnx.load(verified_model_path(models_folder() / model, file))
+    return network, [node for node in network.graph.node if node.op_type == "QuantizeLinear"]
+
+
+def _scale(network: onnx.ModelProto, grid: onnx.NodeProto, factor: float, *, with_grid: bool) -> None:
+    """Multiply the step of what reads a grid, and that of the grid itself if it is to go along."""
     constants = {item.name: item for item in network.graph.initializer}
-    quantisers = [node for node in network.graph.node if node.op_type == "QuantizeLinear"]
-    grid = quantisers[len(quantisers) // 2]
-    readers = [
-        node for node in network.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in grid.output
-    ]
+    readers = [n for n in network.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in grid.output]
     assert readers
     changed = numpy_helper.to_array(constants[grid.input[1]]) * np.float32(factor)
-    network.graph.initializer.append(numpy_helper.from_array(changed.astype(np.float32), "altered_scale"))
-    for node in [*readers, *([grid] if kind == "both" else [])]:
-        node.input[1] = "altered_scale"
+    name = f"altered_{grid.output[0]}"
+    network.graph.initializer.append(numpy_helper.from_array(changed.astype(np.float32), name))
+    for node in [*readers, *([grid] if with_grid else [])]:
+        node.input[1] = name
+
+
+def _scored(model: str, network: onnx.ModelProto, folder: Path) -> tuple[Artefact, FloatArray]:
     path = folder / "int8.onnx"
     onnx.save(network, path)
     item = Artefact("onnxruntime", "int8", path)

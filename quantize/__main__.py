@@ -15,7 +15,7 @@ from rich.console import Console
 
 from fasedge.cards import models_folder, sha256_of
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.distill import DistilTask, Imitation, PooledTask, load_task, load_teacher
+from quantize.distill import DistilTask, PooledTask, load_task, load_teacher
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
@@ -33,6 +33,7 @@ from quantize.facts import (
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
+from quantize.imitation import Imitation
 from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
@@ -40,6 +41,7 @@ from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
+from training.checkpoint import load_exactly
 from training.config import load_config
 from training.data.joined import joined
 from training.data.manifest import data_folder, read_manifest
@@ -106,7 +108,13 @@ def distil(
         float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
     ] = 0.0,
     mixup: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
+    steady: Annotated[
+        float, typer.Option(help="Share of the batches whose crops are moved, for student and teachers apart, 0 to 1.")
+    ] = 0.0,
     start: Annotated[bool, typer.Option(help="Start from the first teacher's weights; needs the same trunk.")] = False,
+    begin: Annotated[
+        Path | None, typer.Option("--from", help="Start from a student of the same trunk that `distil` left.")
+    ] = None,
 ) -> None:
     """Train the student, with or without teachers."""
     settings = load_config(config)
@@ -114,18 +122,24 @@ def distil(
     masters = [load_teacher(path)[0] for path in teacher or []]
     if start and not masters:
         raise typer.BadParameter("--start needs --teacher")
+    if start and begin is not None:
+        raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
     on_cpu = choose_device(settings.machine.device).type == "cpu"
     through_openvino = on_cpu and find_spec("openvino") is not None
     task = DistilTask(
         settings,
         [OpenVinoTeacher(one, settings.input.size_px) if through_openvino else TorchTeacher(one) for one in masters],
-        Imitation(alpha=alpha, features=features, mixup=mixup),
+        Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady),
     )
-    note: dict[str, str | float | bool] = {"mixup": mixup}
+    note: dict[str, str | float | bool] = {"mixup": mixup, "steady": steady}
     if teacher:
         note |= {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "features": features}
         note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
-    if start:
+    if begin is not None:
+        before, _ = load_trained(begin)
+        load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
+        note["began_as_sha256"] = sha256_of(begin)
+    elif start:
         task.start_from(masters[0])
     elif features:
         task.start_with_head(masters[0])

@@ -12,6 +12,9 @@ Where the student's map has as many channels as the teacher's, it can imitate wh
 ``+ beta·mean(((f_s - f_t) / (sd(f_t) + 0.001))²)``, with the deviation of each channel in the batch. It then starts
 with the teacher's head.
 
+A student can be held to a *steady* answer as well: it sees a crop that was moved a little and imitates the mean of what
+its teachers say of several such crops, none of them its own; features are then compared in the mean over the map.
+
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, for the softened targets; the pixel-wise
 form follows the method's map. Romero et al., "FitNets", ICLR 2015, for features; Chen et al., "Knowledge Distillation
 with the Reused Teacher Classifier", CVPR 2022, for the head; Beyer et al., "Knowledge Distillation: A Good Teacher is
@@ -20,9 +23,8 @@ Patient and Consistent", CVPR 2022, for one view for both, and for pictures that
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
@@ -33,9 +35,10 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, load_trained
+from quantize.imitation import FINDER_SHIFT, Imitation, feature_error, mixup, moved, pool
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
 from quantize.students import Student, new_student
-from quantize.teachers import Teacher, together
+from quantize.teachers import Taught, Teacher, together
 from training.backbones import Trunk
 from training.build import (
     BinaryTask,
@@ -52,42 +55,6 @@ from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.methods.a_deeppixbis import a_bce
 from training.methods.base import without_autocast
-
-#: A channel that is the same everywhere counts no more than one with this deviation.
-_LEAST_DEVIATION = 1e-3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Imitation:
-    """How a student imitates.
-
-    Attributes:
-        alpha: Weight of the imitation of the answer against the task's own loss, in [0, 1].
-        temperature: T: factor on the values of both; by default what suits the method (4 for cosines, 1 for logits).
-        features: beta: weight of the imitation of the trunk's map; 0 leaves it out.
-        mixup: Share of the batches to which :func:`mixup` is applied, in [0, 1].
-    """
-
-    alpha: float = 0.5
-    temperature: float | None = None
-    features: float = 0.0
-    mixup: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work.
-
-        Raises:
-            ConfigError: A value is out of its range.
-        """
-        rules = (
-            (0 <= self.alpha <= 1, "alpha in [0, 1]"),
-            (self.temperature is None or 0 < self.temperature < math.inf, "temperature > 0"),
-            (0 <= self.features < math.inf, "features >= 0"),
-            (0 <= self.mixup <= 1, "mixup in [0, 1]"),
-        )
-        wrong = [what for holds, what in rules if not holds]
-        if wrong:
-            raise ConfigError(f"distillation needs {' and '.join(wrong)}, got {self}")
 
 
 class DistilTask:
@@ -120,6 +87,7 @@ class DistilTask:
         map_side = config.input.size_px // trunk.stride
         self._teachers = tuple(teachers)
         self._imitation = imitation or Imitation()
+        self._shift = FINDER_SHIFT / config.input.crop_scale
         for teacher in self._teachers:
             if teacher.method != config.method.name:
                 raise ConfigError(
@@ -182,9 +150,10 @@ class DistilTask:
         how = self._imitation
         if how.mixup and float(torch.rand(())) < how.mixup:
             rgb, labels = mixup(rgb, labels)
-        features = self._student.trunk(self._input(rgb))
+        steady = bool(how.steady) and float(torch.rand(())) < how.steady
+        taught = self._taught(rgb, steady=steady) if self._teachers else None
+        features = self._student.trunk(self._input(self._moved(rgb) if steady else rgb))
         cells = self._student.cells_of(features)
-        taught = together(self._teachers, rgb) if self._teachers else None
         with without_autocast(rgb.device.type):
             loss = self._losses.task(cells, labels)
             if taught is None:
@@ -192,7 +161,21 @@ class DistilTask:
             factor = self._losses.temperature if how.temperature is None else how.temperature
             imitation = self._losses.imitation(factor * cells, factor * taught.cells)
             loss = (1 - how.alpha) * loss + how.alpha * imitation
-            return loss + how.features * feature_error(features.float(), taught.features) if how.features else loss
+            if not how.features:
+                return loss
+            found = features.float()
+            return loss + how.features * feature_error(pool(found) if steady else found, taught.features)
+
+    def _moved(self, rgb: Tensor) -> Tensor:
+        return moved(rgb, self._shift)
+
+    def _taught(self, rgb: Tensor, *, steady: bool) -> Taught:
+        """What the teachers say; for a steady answer the mean of what they say of moved crops, features pooled."""
+        if not steady:
+            return together(self._teachers, rgb)
+        said = [together(self._teachers, self._moved(rgb)) for _ in range(self._imitation.views)]
+        cells, features = (torch.stack(list(values)).mean(0) for values in zip(*said, strict=True))
+        return Taught(cells, pool(features))
 
     def score(self, rgb: Tensor) -> Tensor:
         """Mean over the cells mapped to [0, 1]; the calibrated score is made at export."""
@@ -258,29 +241,6 @@ class _LogitLosses:
 
 
 _LOSSES: Mapping[str, type[_Losses]] = {"a-deeppixbis": _CosineLosses, "binary-trunk": _LogitLosses}
-
-
-def mixup(rgb: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Blend each picture of a batch with the one that lies opposite; at least half of each is itself.
-
-    Args:
-        rgb: uint8 (N, S, S, 3).
-        labels: float32 (N,).
-
-    Returns:
-        The same shapes and types; labels in between.
-
-    Source: Zhang et al., "mixup", ICLR 2018; one weight for the batch, uniform in [0.5, 1].
-    """
-    weight = 0.5 + 0.5 * float(torch.rand(()))
-    mixed = rgb.float().lerp_(rgb.flip(0).float(), 1 - weight)
-    return mixed.round_().to(torch.uint8), labels * weight + labels.flip(0) * (1 - weight)
-
-
-def feature_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared error of maps (N, C, m, m), each channel in units of the wanted one's deviation in the batch."""
-    deviation = wanted.std(dim=(0, 2, 3), correction=0, keepdim=True) + _LEAST_DEVIATION
-    return ((found - wanted) / deviation).square().mean()
 
 
 _TEACHERS: Mapping[str, type[MethodTask | BinaryTask]] = {"a-deeppixbis": MethodTask, "binary-trunk": BinaryTask}

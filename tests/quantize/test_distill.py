@@ -11,16 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quantize.distill import (
-    DistilTask,
-    Imitation,
-    PooledTask,
-    feature_error,
-    load_task,
-    load_teacher,
-    mixup,
-)
+from quantize.distill import DistilTask, PooledTask, load_task, load_teacher
 from quantize.errors import CheckpointMismatchError
+from quantize.imitation import Imitation, feature_error, mixup, moved
 from quantize.students import PixelCosineStudent
 from quantize.teachers import OpenVinoTeacher, TorchTeacher, together
 from training.backbones import TRUNKS, Trunk
@@ -243,6 +236,69 @@ def test_the_share_of_blended_batches_is_as_asked_for(teacher: MethodTask, rgb: 
     assert sum(loss != pytest.approx(plain) for loss in found) == pytest.approx(18, abs=11)
 
 
+def test_crops_are_moved_as_another_box_would_have_cut_them() -> None:
+    """Columns brighten by 2 and rows by 1 per pixel: the middle tells the shift, the slopes the size."""
+    side, shift, scale = 64, 0.05, 0.12
+    ramp = torch.arange(side).float()
+    values = torch.stack([2 * ramp.expand(side, side), ramp[:, None].expand(side, side), torch.full((side, side), 9.0)])
+    rgb = values.permute(1, 2, 0).round().to(torch.uint8).expand(50, -1, -1, -1)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        found = moved(rgb, shift, scale)
+    assert (found.dtype, found.shape) == (torch.uint8, rgb.shape)
+    assert (found[..., 2] == 9).all()
+    inside = found[:, 20:44, 20:44].float()
+    right, down = inside[..., 0].mean((1, 2)) / 2 - 31.5, inside[..., 1].mean((1, 2)) - 31.5
+    for offset in (right, down):
+        assert offset.abs().max() == pytest.approx(shift * side, abs=0.5)
+        assert offset.min() < -2.5 < 2.5 < offset.max()
+    size = (inside[:, :, -1, 0] - inside[:, :, 0, 0]).mean(1) / (2 * 23)
+    assert size.max() == pytest.approx(1 + scale, abs=0.03)
+    assert size.min() == pytest.approx(1 / (1 + scale), abs=0.03)
+    # A student that is as wide as it is high has one size, and two shifts that do not depend on each other.
+    assert abs(np.corrcoef(right, down)[0, 1]) < 0.5
+
+
+def test_a_crop_that_is_not_moved_is_the_same(rgb: Tensor) -> None:
+    assert torch.equal(moved(rgb, 0.0, 0.0), rgb)
+
+
+def test_steady_batches_hold_a_moved_crop_to_the_mean_of_others(teacher: MethodTask, rgb: Tensor) -> None:
+    smooth = torch.nn.functional.interpolate(rgb[:, ::16, ::16].permute(0, 3, 1, 2).float(), (48, 48), mode="bilinear")
+    smooth = smooth.permute(0, 2, 3, 1).to(torch.uint8)
+    task = student(teacher, alpha=1.0, features=0.5, steady=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(8)
+        loss = task.loss(smooth, LABELS)
+        torch.manual_seed(8)
+        torch.rand(())  # whether this batch is one of them
+        said = [TorchTeacher(teacher)(moved(smooth, 0.06 / task_crop_scale())) for _ in range(3)]
+        own = moved(smooth, 0.06 / task_crop_scale())
+    cells = torch.stack([one.cells for one in said]).mean(0)
+    pooled = torch.stack([one.features.mean((2, 3)) for one in said]).mean(0)
+    share, found = torch.sigmoid(4 * cells), 4 * task._student.cells_of(task._student.trunk(task._input(own)))
+    answer = torch.nn.functional.binary_cross_entropy_with_logits(found, share)
+    answer = answer - torch.nn.functional.binary_cross_entropy(share, share)
+    seen = task._student.trunk(task._input(own)).mean((2, 3))
+    error = (((seen - pooled) / (pooled.std(0, correction=0) + 1e-3)) ** 2).mean()
+    torch.testing.assert_close(loss, answer + 0.5 * error)
+
+
+def task_crop_scale() -> float:
+    return config().input.crop_scale
+
+
+def test_steady_students_without_a_teacher_see_moved_crops(rgb: Tensor) -> None:
+    plain, steady = student(), student(steady=1.0)
+    with torch.random.fork_rng():
+        torch.manual_seed(9)
+        found = steady.loss(rgb, LABELS)
+        torch.manual_seed(9)
+        torch.rand(())
+        seen = moved(rgb, 0.06 / task_crop_scale())
+    torch.testing.assert_close(found, plain.loss(seen, LABELS))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -253,6 +309,8 @@ def test_the_share_of_blended_batches_is_as_asked_for(teacher: MethodTask, rgb: 
         {"features": -1.0},
         {"mixup": 1.5},
         {"mixup": math.nan},
+        {"steady": -0.5},
+        {"views": 1},
     ],
 )
 def test_impossible_settings_are_refused(options: dict[str, float]) -> None:

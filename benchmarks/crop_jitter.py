@@ -1,0 +1,146 @@
+"""How often a decision depends on where exactly the face was found.
+
+    python -m benchmarks.crop_jitter sets/test --model a-deeppixbis --model edge-rgb
+
+Every picture is cut at its reference box and, several times, at a box moved and resized as an uncertain finder would do
+it (by default 6 % of its side to either side, 12 % in size). A *flip* is a moved crop whose decision is not that of the
+reference crop, at a threshold of the model's card. The INT8 file is scored in OpenVINO, or where there is none in the
+engine that the SDK would choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import track
+
+from benchmarks.transfer import show
+from fasedge.backends import Backend, open_backend
+from fasedge.cards import find_model, load_card, verified_model_path
+from fasedge.engine_choice import choose_engine
+from fasedge.preprocess import InputSpec
+from fasedge.types import FloatArray
+from training.data.samples import CropJitter, SampleSet
+from training.errors import DataError
+
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Flips:
+    """What moved boxes did to the decisions at one threshold.
+
+    Attributes:
+        share: Moved crops whose decision differs from that of the reference crop, in [0, 1].
+        of_bona_fide: The same of bona fide presentations alone.
+        of_attacks: The same of attacks alone.
+        any_of: Pictures with at least one such crop, in [0, 1].
+    """
+
+    share: float
+    of_bona_fide: float
+    of_attacks: float
+    any_of: float
+
+
+def count_flips(reference: FloatArray, moved: FloatArray, labels: Sequence[int], threshold: float) -> Flips:
+    """Compare decisions.
+
+    Args:
+        reference: Scores of the reference crops, (n,).
+        moved: Scores of moved crops, (n, k).
+        labels: 1 bona fide, 0 attack; both must be there.
+        threshold: ``score >= threshold`` is bona fide.
+
+    Raises:
+        DataError: The shapes do not fit, or a class is missing.
+    """
+    truth = np.asarray(labels)
+    if moved.ndim != 2 or not len(reference) == len(moved) == len(truth) or set(truth.tolist()) != {0, 1}:
+        raise DataError(
+            f"flips need scores (n,), scores (n, k) and n labels of both classes, got {reference.shape}, {moved.shape} "
+            f"and {len(truth)} labels"
+        )
+    flipped = (moved >= threshold) != (reference >= threshold)[:, None]
+    return Flips(
+        share=float(flipped.mean()),
+        of_bona_fide=float(flipped[truth == 1].mean()),
+        of_attacks=float(flipped[truth == 0].mean()),
+        any_of=float(flipped.any(axis=1).mean()),
+    )
+
+
+def jittered_scores(
+    samples: SampleSet, backend: Backend, spec: InputSpec, *, jitter: CropJitter, times: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Scores of the reference crops, (n,), and of moved ones, (n, times)."""
+    rng = np.random.default_rng(seed)
+    reference, moved = np.empty(len(samples), np.float32), np.empty((len(samples), times), np.float32)
+    for first in track(range(0, len(samples), _BATCH), description="scoring", transient=True):
+        part = range(first, min(first + _BATCH, len(samples)))
+        chosen = slice(first, part.stop)
+        reference[chosen] = _scores(backend, samples.crops(part, spec))
+        for turn in range(times):
+            moved[chosen, turn] = _scores(backend, samples.crops(part, spec, jitter=jitter, rng=rng))
+    return reference, moved
+
+
+def _scores(backend: Backend, crops: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> FloatArray:
+    return np.asarray(backend.infer({"rgb": crops})["score"], np.float32).reshape(len(crops))
+
+
+def flips_of(
+    model: str, samples: SampleSet, jitter: CropJitter, times: int, seed: int
+) -> tuple[Mapping[str, tuple[float, Flips]], float]:
+    """Flips of a published model.
+
+    Returns:
+        Operating point to its threshold and its flips; and the standard deviation of the score within a picture.
+    """
+    folder = find_model(model)
+    card = load_card(folder)
+    item = choose_engine(card, "auto", "int8")
+    path = verified_model_path(folder, item)
+    with closing(open_backend(item.engine, path, names=item.tensor_names())) as backend:
+        reference, moved = jittered_scores(samples, backend, card.input_spec(), jitter=jitter, times=times, seed=seed)
+    labels = samples.labels.tolist()
+    points = {p.name: p.threshold for p in card.operating_points if p.precision == "int8"}
+    found = {name: (value, count_flips(reference, moved, labels, value)) for name, value in points.items()}
+    return found, float(np.sqrt(moved.var(axis=1).mean()))
+
+
+def main(
+    samples: Annotated[Path, typer.Argument(help="Sample set, not of the train split.")],
+    *,
+    model: Annotated[list[str], typer.Option("--model", "-m", help="Models or their folders.")],
+    shift: Annotated[float, typer.Option(min=0, help="Largest shift, share of the box's side.")] = 0.06,
+    scale: Annotated[float, typer.Option(min=0, help="Largest relative change of the side.")] = 0.12,
+    times: Annotated[int, typer.Option(min=1, help="Moved crops of each picture.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the moves.")] = 0,
+    markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
+) -> None:
+    """Print a row per model and operating point."""
+    held_out = SampleSet.load(samples)
+    if held_out.info.split == "train":
+        raise DataError("flips are counted on held-out pictures, got a set of the train split")
+    rows = []
+    for name in model:
+        found, deviation = flips_of(name, held_out, CropJitter(shift, scale), times, seed)
+        rows += [
+            [name, point, f"{threshold:.3f}", *(f"{100 * value:.2f} %" for value in (
+                flips.share, flips.of_bona_fide, flips.of_attacks, flips.any_of)), f"{deviation:.4f}"]
+            for point, (threshold, flips) in found.items()
+        ]  # fmt: skip
+    head = ["model", "operating point", "threshold", "flips", "of bona fide", "of attacks",
+            f"pictures with any of {times}", "deviation of the score"]  # fmt: skip
+    show(head, rows, markdown=markdown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -3,17 +3,17 @@
     python -m benchmarks.edge_latency --out latency.json
     python -m benchmarks.edge_latency --only plain_m@128 --engines openvino
 
-Each candidate is a trunk with random weights and the published head, brought to the INT8 grid as published models are,
-and run through the backends of the SDK, one picture at a time. Rounds go through all networks in turn, so that a
-machine that slows down slows all of them; the ratio is that of the medians of the same run. Accuracy is another matter.
+Each candidate is a trunk with random weights and the published head, brought to the INT8 grid as published models are
+(the same layers in float), and run through the backends of the SDK, one picture at a time. Rounds go through all
+networks in turn, so that a machine that slows down slows all of them; the ratio is that of the medians of the same run.
+Accuracy is another matter.
 """
 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import defaultdict
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from typing import Annotated, cast
@@ -34,7 +34,9 @@ from fasedge.backends import Backend, open_backend
 from fasedge.cards import EngineName, Precision
 from fasedge.types import UInt8Array
 from quantize.export import Artefact, artefact, export_fp32, export_int8
-from quantize.grid import GridConfig, fit_grid
+from quantize.grid import GridConfig, conv_names, fit_grid, release
+from quantize.grid import in_float as leading_float
+from quantize.latency import interleaved
 from quantize.openvino_export import export_openvino_fp32
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from training.backbones import TRUNKS
@@ -52,7 +54,7 @@ CANDIDATES = (
     "plain_l@128",
     "plain_l@192",
 )
-_PICTURES, _SETTLING = 48, 4
+_PICTURES = 48
 #: Layer types that hold or move values and compute nothing.
 _MOVES = ("Const", "Input", "Output", "Reorder", "Reshape", "Transpose")
 
@@ -130,9 +132,10 @@ def write(name: str, folder: Path, engines: list[EngineName]) -> tuple[list[Arte
         return [file], yardstick, YARDSTICK_PX
     model, side = candidate(name)
     sample = pictures(side)
-    grid = fit_grid(model, sample, GridConfig())
-    found = export_fp32(model, folder, side, engines) + export_int8(grid, folder, side, sample[:1], engines)
-    return found, model, side
+    names, start = conv_names(model), leading_float(name.partition("@")[0])
+    grid = release(fit_grid(model, sample, GridConfig(float_convs=tuple(names[: start.weights]))), names[: start.convs])
+    quantized = export_int8(grid, folder, side, sample[:1], engines, largest=None)
+    return export_fp32(model, folder, side, engines) + quantized, model, side
 
 
 def in_float(file: Artefact) -> dict[str, int]:
@@ -161,9 +164,9 @@ def measure(names: list[str], engines: list[EngineName], *, rounds: int, threads
         for name in track([YARDSTICK, *names], description="writing", transient=True):
             files, model, side = write(name, Path(folder) / name.replace("@", "_"), engines)
             for file in files:
-                backend = stack.enter_context(open_backend(file.engine, file.path, threads=threads))
+                backend = stack.enter_context(closing(open_backend(file.engine, file.path, threads=threads)))
                 runs.append((name, file, model, side, backend))
-        times = _times(runs, rounds)
+        times = interleaved([(backend, pictures(side)) for _, _, _, side, backend in runs], rounds)
         base = float(np.median(times[0]))
         return [
             Timed(
@@ -175,20 +178,6 @@ def measure(names: list[str], engines: list[EngineName], *, rounds: int, threads
             )
             for (name, file, model, side, _), taken in zip(runs, times, strict=True)
         ]  # fmt: skip
-
-
-def _times(runs: list[tuple[str, Artefact, nn.Module, int, Backend]], rounds: int) -> list[list[float]]:
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in track(range(rounds), description="timing", transient=True):
-        for taken, (_, _, _, side, backend) in zip(times, runs, strict=True):
-            seen = pictures(side)
-            for number in range(_SETTLING + 12):
-                picture = seen[number : number + 1]
-                start = time.perf_counter()
-                backend.infer({"rgb": picture})
-                if number >= _SETTLING:  # the first few bring the caches back
-                    taken.append(time.perf_counter() - start)
-    return times
 
 
 def main(

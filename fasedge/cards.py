@@ -138,6 +138,18 @@ class ParityRecord(_Strict, frozen=True):
     decision_flips_percent: float
 
 
+class LatencyRecord(_Strict, frozen=True):
+    """How long an artefact takes for one crop, on the machine that published it. The network alone."""
+
+    engine: str
+    precision: Precision
+    threads: int
+    n: int
+    median_ms: float
+    p95_ms: float
+    cpu: str
+
+
 class GoldenVectors(_Strict, frozen=True):
     """Inputs and outputs that every device must reproduce (``fasedge selftest``)."""
 
@@ -184,6 +196,7 @@ class ModelCard(_Strict, frozen=True):
     intended_use: str
     limitations: tuple[str, ...]
     provenance: dict[str, str] = {}
+    latency: tuple[LatencyRecord, ...] = ()
 
     def input_spec(self, name: str = "rgb") -> InputSpec:
         """Pre-processing of the named input.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import numpy as np
-import torch
 import typer
 from rich.console import Console
 
 from fasedge.cards import models_folder, sha256_of
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.distill import DistilTask, PooledTask, load_task, load_teacher
+from quantize.distil_command import distil
+from quantize.distill import PooledTask, load_task
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
@@ -33,22 +32,39 @@ from quantize.facts import (
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
-from quantize.imitation import Imitation
+from quantize.latency import measure_latency, write_latency
+from quantize.options import (
+    CalibrationOption,
+    CheckpointOption,
+    CropsOption,
+    DataOption,
+    DevOption,
+    EvaluationOption,
+    FactsOption,
+    FolderOption,
+    GoldenOption,
+    IdOption,
+    LeadingOption,
+    ModelsOption,
+    OriginOption,
+    PointOption,
+    StepsOption,
+    TestOption,
+    ThresholdOption,
+    ToleranceOption,
+    TrainOption,
+    VersionOption,
+)
 from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
-from quantize.teachers import OpenVinoTeacher, TorchTeacher
-from training.checkpoint import load_exactly
-from training.config import load_config
-from training.data.joined import joined
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
-from training.distributed import choose_device
 from training.evaluate import evaluate_sets, write_evaluation
-from training.loop import Trainer, score_set
+from training.loop import score_set
 from training.program import run_program
 
 DEFAULT_STEPS = FinetuneConfig().steps
@@ -57,95 +73,7 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Turn a trained student into models for the engines of the SDK."
 )
 console = Console()
-
-CheckpointOption = Annotated[Path, typer.Option("--checkpoint", help="Rounded student, see `round`.")]
-CalibrationOption = Annotated[
-    Path, typer.Option("--calibration", help="calibration.json with scale, bias and fitted_on.")
-]
-FolderOption = Annotated[Path, typer.Option("--out", help="Folder of the artefacts.")]
-TrainOption = Annotated[Path, typer.Option("--train", help="Sample set of the train split.")]
-TestOption = Annotated[Path, typer.Option("--test", help="Sample set that is held out.")]
-ThresholdOption = Annotated[float, typer.Option(help="Threshold of the default operating point.")]
-CropsOption = Annotated[int, typer.Option("--crops", help="Calibration crops.")]
-FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written by the evaluation.")]
-GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, 3): crops that may be published.")]
-ModelsOption = Annotated[Path | None, typer.Option("--models", help="Default: inside the package.")]
-ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a score in the self-test.")]
-
-
-StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
-LeadingOption = Annotated[
-    int | None,
-    typer.Option(
-        "--leading-float", help="Convolutions at the start of the network that stay in float; default: by the network."
-    ),
-]
-EvaluationOption = Annotated[
-    list[Path] | None, typer.Option(help="Further evaluations to take into the card, e.g. on real captures.")
-]
-VersionOption = Annotated[str, typer.Option(help="Version of the model.")]
-IdOption = Annotated[str, typer.Option("--id", help="Name of the model; a published one of that name is replaced.")]
-OriginOption = Annotated[str, typer.Option(help="What the card adds about where the weights come from.")]
-DevOption = Annotated[Path, typer.Option("--dev", help="Sample set of the dev split.")]
-DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
-
-
-@app.command()
-def distil(
-    config: Annotated[Path, typer.Argument(help="TOML file of the student, e.g. quantize/student.toml.")],
-    *,
-    train: Annotated[
-        list[Path], typer.Option("--train", help="Sample set of the train split; several are put together.")
-    ],
-    dev: DevOption,
-    out: Annotated[Path, typer.Option(help="Folder of checkpoints and history; a run in it is resumed.")],
-    teacher: Annotated[
-        list[Path] | None,
-        typer.Option(help="Checkpoint of a full-precision method; several answer together. None: no teacher."),
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the imitation of the answer, 0 to 1.")] = 0.5,
-    features: Annotated[
-        float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
-    ] = 0.0,
-    mixup: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
-    steady: Annotated[
-        float, typer.Option(help="Share of the batches whose crops are moved, for student and teachers apart, 0 to 1.")
-    ] = 0.0,
-    start: Annotated[bool, typer.Option(help="Start from the first teacher's weights; needs the same trunk.")] = False,
-    begin: Annotated[
-        Path | None, typer.Option("--from", help="Start from a student of the same trunk that `distil` left.")
-    ] = None,
-) -> None:
-    """Train the student, with or without teachers."""
-    settings = load_config(config)
-    torch.manual_seed(settings.seed)
-    masters = [load_teacher(path)[0] for path in teacher or []]
-    if start and not masters:
-        raise typer.BadParameter("--start needs --teacher")
-    if start and begin is not None:
-        raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
-    on_cpu = choose_device(settings.machine.device).type == "cpu"
-    through_openvino = on_cpu and find_spec("openvino") is not None
-    task = DistilTask(
-        settings,
-        [OpenVinoTeacher(one, settings.input.size_px) if through_openvino else TorchTeacher(one) for one in masters],
-        Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady),
-    )
-    note: dict[str, str | float | bool] = {"mixup": mixup, "steady": steady}
-    if teacher:
-        note |= {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "features": features}
-        note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
-    if begin is not None:
-        before, _ = load_trained(begin)
-        load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
-        note["began_as_sha256"] = sha256_of(begin)
-    elif start:
-        task.start_from(masters[0])
-    elif features:
-        task.start_with_head(masters[0])
-    samples = joined([SampleSet.load(path) for path in train])
-    for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
-        console.print(record.line())
+app.command()(distil)
 
 
 @app.command()
@@ -208,6 +136,7 @@ def facts_command(
     version: VersionOption = "0.1.0",
     model_id: IdOption,
     origin: OriginOption = "",
+    default_point: PointOption = DEFAULT_POINT,
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     rounded, _ = _model(checkpoint, calibration)
@@ -240,7 +169,7 @@ def facts_command(
     if student is not None:
         task, config = load_task(student)
         before = score_set(task.score, task.module, sets["test"], config)
-        default = next(p for p in points if (p.name, p.precision) == (DEFAULT_POINT, "fp32"))
+        default = next(p for p in points if (p.name, p.precision) == (default_point, "fp32"))
         provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], default.threshold)
     file = make_facts(
         data=folder,
@@ -250,6 +179,7 @@ def facts_command(
         model=model_id,
         config=rounded.config.method,
         notes=network_notes(rounded.config.method, info.parent_note, origin),
+        default_point=default_point,
         provenance=provenance,
     )
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
@@ -336,6 +266,21 @@ def parity(
 
 
 @app.command()
+def latency(
+    *,
+    out: FolderOption,
+    golden: GoldenOption,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of twelve crops per artefact.")] = 20,
+) -> None:
+    """Time every artefact on this machine, one thread, and write latency.json; leave the machine alone meanwhile."""
+    items = artefacts(out)
+    records = measure_latency(items, np.load(golden, allow_pickle=False), rounds=rounds)
+    for record in records:
+        console.print(f"{record.engine}/{record.precision}: median {record.median_ms:.3f} ms, 95 % {record.p95_ms:.3f}")
+    console.print(f"{records[0].cpu}; {write_latency(out, items, records)}")
+
+
+@app.command()
 def pack(
     out: Annotated[Path, typer.Argument(help="File to write, .npz.")],
     *,
@@ -404,13 +349,14 @@ def run(
     version: VersionOption = "0.1.0",
     model_id: IdOption,
     origin: OriginOption = "",
+    default_point: PointOption = DEFAULT_POINT,
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
     leading_float: LeadingOption = None,
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
-    """All of it: round, calibrate, export, int8, facts, parity, publish. Nothing is published when a step fails."""
+    """Every step from `round` to `publish`. Nothing is published when one fails."""
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"
@@ -433,12 +379,14 @@ def run(
         version=version,
         model_id=model_id,
         origin=origin,
+        default_point=default_point,
     )
     known = read_facts(facts)
     threshold = next(
         p.threshold for p in known.operating_points if (p.name, p.precision) == (known.default_operating_point, "fp32")
     )
     parity(checkpoint, calibration, out, test, threshold)
+    latency(out=out, golden=golden)
     publish_command(
         checkpoint=checkpoint,
         calibration=calibration,

@@ -194,7 +194,13 @@ def export_fp32(model: ExportModel, folder: Path, size_px: int, engines: Sequenc
 
 
 def export_int8(
-    model: ExportModel, folder: Path, size_px: int, sample: UInt8Array, engines: Sequence[EngineName] = _ALL
+    model: ExportModel,
+    folder: Path,
+    size_px: int,
+    sample: UInt8Array,
+    engines: Sequence[EngineName] = _ALL,
+    *,
+    largest: int | None = MAX_INT8_BYTES,
 ) -> list[Artefact]:
     """Write a network on an INT8 grid.
 
@@ -204,9 +210,10 @@ def export_int8(
         size_px: Side of the input.
         sample: One crop, uint8 (1, S, S, 3).
         engines: For which engines; by default all.
+        largest: Bytes that an artefact may have; ``None`` for any number, where nothing will be published.
 
     Raises:
-        ConversionError: A converter refused the network, or an artefact is larger than :data:`MAX_INT8_BYTES`.
+        ConversionError: A converter refused the network, or an artefact is larger than allowed.
     """
     from quantize.onnx_export import export_onnx_int8
     from quantize.openvino_int8 import export_openvino_int8
@@ -220,9 +227,9 @@ def export_int8(
     for item in files:
         writers[item.engine](model, item.path, size_px)
     for item in complete(files):
-        if item.bytes > MAX_INT8_BYTES:
+        if largest is not None and item.bytes > largest:
             raise ConversionError(
-                f"{item.name} has {item.bytes:,} bytes, more than the {MAX_INT8_BYTES:,} allowed; "
+                f"{item.name} has {item.bytes:,} bytes, more than the {largest:,} allowed; "
                 "keep fewer convolutions in float"
             )
     return files

@@ -207,6 +207,7 @@ def make_facts(
     model: str,
     config: MethodConfig,
     notes: str,
+    default_point: str = DEFAULT_POINT,
     provenance: dict[str, str],
 ) -> Facts:
     """Put the facts together.
@@ -219,8 +220,14 @@ def make_facts(
         model: Name of the model.
         config: Which method it is a student of.
         notes: As :func:`network_notes`.
+        default_point: Operating point that users get by default.
         provenance: Seeds, software, what the student was distilled from.
+
+    Raises:
+        CalibrationDataError: The default operating point is none of those that were measured.
     """
+    if default_point not in (names := sorted({point.name for point in points})):
+        raise CalibrationDataError(f"no operating point {default_point!r} to be the default; {', '.join(names)} exist")
     text = TEXTS[config.name]
     return Facts(
         id=model,
@@ -234,7 +241,7 @@ def make_facts(
             notes=notes,
         ),
         operating_points=tuple(points),
-        default_operating_point=DEFAULT_POINT,
+        default_operating_point=default_point,
         training_data=training_data(read_manifest(data, ["train"])),
         evaluation=tuple(evaluation),
         intended_use=(

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,8 +15,9 @@ from rich.table import Table
 
 from fasedge import metrics
 from fasedge.backends import open_backend
-from fasedge.cards import ParityRecord, sha256_of
+from fasedge.cards import ParityRecord
 from fasedge.types import FloatArray, UInt8Array
+from quantize.about import read_about, write_about
 from quantize.errors import ParityError
 from quantize.export import Artefact
 from quantize.students import ExportModel
@@ -259,20 +259,9 @@ def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Pre
     return ArtefactParity(item, record, float(difference.mean()), change, scores)
 
 
-class ParityFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """``parity.json`` beside the artefacts: figures, and the hashes of the files that they hold for."""
-
-    sha256: dict[str, str]
-    records: tuple[ParityRecord, ...]
-
-
 def write_parity(folder: Path, report: ParityReport) -> Path:
     """Write ``parity.json``; call it only after :meth:`ParityReport.check`."""
-    hashes = {path.name: sha256_of(path) for r in report.results for path in (r.artefact.path, *r.artefact.companions)}
-    path = folder / PARITY_NAME
-    content = ParityFile(sha256=hashes, records=tuple(r.record for r in report.results))
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
-    return path
+    return write_about(folder / PARITY_NAME, [r.artefact for r in report.results], [r.record for r in report.results])
 
 
 def read_parity(folder: Path, items: Sequence[Artefact]) -> tuple[ParityRecord, ...]:
@@ -281,13 +270,4 @@ def read_parity(folder: Path, items: Sequence[Artefact]) -> tuple[ParityRecord, 
     Raises:
         ParityError: It is missing or malformed, or a file has changed since.
     """
-    path = folder / PARITY_NAME
-    try:
-        content = msgspec.json.decode(path.read_bytes(), type=ParityFile)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise ParityError(f"{path} is missing or malformed ({error}); run `python -m quantize parity`") from error
-    for item in items:
-        for file in (item.path, *item.companions):
-            if content.sha256.get(file.name) != sha256_of(file):
-                raise ParityError(f"{item.name}: {file.name} is not the file that {path.name} is about; measure again")
-    return content.records
+    return read_about(folder / PARITY_NAME, items, ParityRecord, ParityError)

@@ -19,6 +19,7 @@ from fasedge.cards import (
     FileCard,
     GoldenVectors,
     InputCard,
+    LatencyRecord,
     ModelCard,
     OperatingPoint,
     OutputCard,
@@ -37,6 +38,7 @@ from fasedge.selftest import run_selftest
 from fasedge.types import UInt8Array
 from quantize.errors import PublishError
 from quantize.export import Artefact, CalibrationFile, artefacts
+from quantize.latency import read_latency
 from quantize.parity import read_parity
 from quantize.students import ExportModel
 
@@ -93,7 +95,7 @@ def publish(
 
     Args:
         model: The FP32 network; gives the golden outputs.
-        folder: Artefacts and ``parity.json``.
+        folder: Artefacts, ``parity.json`` and ``latency.json``.
         facts: See :class:`Facts`.
         spec: The network's input.
         calibration: As built into the graph.
@@ -105,13 +107,14 @@ def publish(
         The published folder.
 
     Raises:
-        PublishError: The new folder cannot be made, or an artefact fails its self-test. An earlier one is untouched.
+        PublishError: The new folder cannot be made, ``latency.json`` is missing or about other files, or an artefact
+            fails its self-test. An earlier folder is untouched.
         ConversionError: An artefact is missing.
         ParityError: ``parity.json`` is missing or about other files.
     """
     models = models or models_folder()
     items = artefacts(folder)
-    records = read_parity(folder, items)
+    records, latency = read_parity(folder, items), read_latency(folder, items)
     _check_calibration(model, calibration)
     models.mkdir(parents=True, exist_ok=True)
     # One level deeper than a model folder, so that an unfinished one is never listed.
@@ -120,7 +123,7 @@ def publish(
         fresh = staging / facts.id
         fresh.mkdir()
         files = tuple(_copy(item, fresh, facts.id) for item in items)
-        parts = _Parts(facts, records, spec, calibration, files, model.head.value)
+        parts = _Parts(facts, records, latency, spec, calibration, files, model.head.value)
         card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
         (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
         _verify(fresh, card)
@@ -145,6 +148,7 @@ def _check_calibration(model: ExportModel, calibration: CalibrationFile) -> None
 class _Parts:
     facts: Facts
     records: tuple[ParityRecord, ...]
+    latency: tuple[LatencyRecord, ...]
     spec: InputSpec
     calibration: CalibrationFile
     files: tuple[FileCard, ...]
@@ -173,6 +177,7 @@ def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
             kind="platt", scale=calibration.scale, bias=calibration.bias, fitted_on=calibration.fitted_on
         ),
         parity=parts.records,
+        latency=parts.latency,
         golden=golden,
         **{name: getattr(facts, name) for name in facts.__struct_fields__},
     )

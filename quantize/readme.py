@@ -77,14 +77,25 @@ def _evaluation(card: ModelCard) -> str:
 
 def _files(card: ModelCard) -> str:
     parity = {(p.engine, p.precision): p for p in card.parity}
+    latency = {(r.engine, r.precision): f"{r.median_ms:.2f} ms" for r in card.latency}
     rows = []
     for item in card.files:
         record = parity.get((item.engine, item.precision))
         same = ("—", "—")
         if record is not None:
             same = (f"{record.score_abs_diff_p99:.4f}", f"{record.decision_flips_percent:.2f} %")
-        rows.append((f"`{item.path}`", item.engine, item.precision, f"{item.bytes / 1000:,.0f} kB", *same))
-    return _table(("file", "engine", "precision", "size", "score difference, p99", "decisions changed"), rows)
+        taken = latency.get((item.engine, item.precision), "—")
+        rows.append((f"`{item.path}`", item.engine, item.precision, f"{item.bytes / 1000:,.0f} kB", taken, *same))
+    head = ("file", "engine", "precision", "size", "latency", "score difference, p99", "decisions changed")
+    return "\n\n".join([_table(head, rows), *_latency_note(card)])
+
+
+def _latency_note(card: ModelCard) -> list[str]:
+    measured = sorted({(r.cpu, r.threads, r.n) for r in card.latency})
+    return [
+        f"Latency: median of {n} crops, {threads} thread{'s' * (threads > 1)}, {cpu}; the network alone."
+        for cpu, threads, n in measured
+    ]
 
 
 def model_section(card: ModelCard) -> str:

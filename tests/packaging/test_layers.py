@@ -22,7 +22,7 @@ def test_every_file_is_formatted(repository: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("package", ["fasedge", "training", "quantize", "demo"])
+@pytest.mark.parametrize("package", ["fasedge", "training", "quantize", "demo", "benchmarks"])
 def test_package_passes_the_strict_type_check(package: str, repository: Path) -> None:
     _run(["mypy", "-p", package], repository)
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import fasedge
-from fasedge.cards import Evaluation, ParityRecord, Rate
+from fasedge.cards import Evaluation, LatencyRecord, ParityRecord, Rate
 from fasedge.testing import fake_card
 from quantize import readme
 from quantize.errors import QuantizeError
@@ -87,11 +87,16 @@ def test_section_shows_the_figures_of_the_card() -> None:
         acer_points_reference=1.0,
         decision_flips_percent=0.25,
     )
-    section = readme.model_section(msgspec.structs.replace(card, evaluation=(evaluation,), parity=(parity,)))
+    latency = LatencyRecord(
+        engine="litert", precision="int8", threads=1, n=240, median_ms=1.234, p95_ms=2.0, cpu="A Processor"
+    )
+    card = msgspec.structs.replace(card, evaluation=(evaluation,), parity=(parity,), latency=(latency,))
+    section = readme.model_section(card)
     assert "| `bpcer5` (default) | rgb | int8 | 0.4321 | 5.00 % (5 of 100; 1.60 to 11.30), print |" in section
     assert "| held-out captures | **real** | 12 / 34 | 0.8765 (0.8000 to 0.9500) | 20.00 % |" in section
-    assert "| `fake-int8.tflite` | litert | int8 | 0 kB | 0.0123 | 0.25 % |" in section
-    assert "| `fake-int8.onnx` | onnxruntime | int8 | 0 kB | — | — |" in section
+    assert "| `fake-int8.tflite` | litert | int8 | 0 kB | 1.23 ms | 0.0123 | 0.25 % |" in section
+    assert "Latency: median of 240 crops, 1 thread, A Processor; the network alone." in section
+    assert "| `fake-int8.onnx` | onnxruntime | int8 | 0 kB | — | — | — |" in section
     assert "- does not exist" in section
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from fasedge.backends import open_backend
-from quantize import export
 from quantize.bake import grid_points, weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_fp32, export_int8
@@ -278,12 +277,11 @@ def test_a_half_written_artefact_folder_is_refused(exported, tmp_path):
 
 
 def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "MAX_INT8_BYTES", 10)
     monkeypatch.setattr(
         "quantize.tflite_int8.export_tflite_int8", lambda *_: (tmp_path / "int8.tflite").write_bytes(b"x")
     )
     with pytest.raises(ConversionError, match=r"openvino/int8 has .* more than the 10 allowed"):
-        export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1])
+        export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1], largest=10)
 
 
 @pytest.fixture(scope="module")

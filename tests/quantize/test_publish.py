@@ -5,12 +5,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from fasedge.cards import OperatingPoint, Rate, Source, load_card
+from fasedge.cards import OperatingPoint, Rate, Source, load_card, sha256_of
 from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from quantize import publish as publishing
 from quantize.errors import ConversionError, ParityError, PublishError
 from quantize.export import CalibrationFile, artefact, artefacts
+from quantize.latency import cpu_name, measure_latency, write_latency
 from quantize.parity import Presentations, measure, reference_scores, write_parity
 from quantize.publish import Facts, publish, read_facts
 from quantize.students import ExportModel, Platt
@@ -58,7 +59,9 @@ def folder(bench, exported, tmp_path) -> Path:
     shutil.copytree(exported[0], copy)
     species = ["" if label else "print" for label in bench.labels]
     data = Presentations(bench.crops, bench.labels, species, 0.5)
-    write_parity(copy, measure(artefacts(copy), reference_scores(bench.model, bench.crops), data, threads=1))
+    items = artefacts(copy)
+    write_parity(copy, measure(items, reference_scores(bench.model, bench.crops), data, threads=1))
+    write_latency(copy, items, measure_latency(items, bench.crops[:3], rounds=1))
     return copy
 
 
@@ -81,6 +84,28 @@ def test_a_published_model_passes_the_self_test_on_every_engine(bench, folder, t
     assert card.file("openvino", "int8").bytes == sum(p.stat().st_size for p in folder.glob("int8.[xb]*"))
     assert card.input_spec() == SPEC
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["tiny"]
+
+
+def test_the_card_says_how_long_each_file_takes_and_where(bench, folder, tmp_path):
+    card = load_card(put(bench, folder, tmp_path / "models"))
+    assert {(r.engine, r.precision) for r in card.latency} == {(f.engine, f.precision) for f in card.files}
+    for record in card.latency:
+        assert (record.threads, record.n, record.cpu) == (1, 12, cpu_name())
+        assert 0 < record.median_ms <= record.p95_ms
+
+
+@pytest.mark.parametrize("damage", ["missing", "malformed", "of another file"])
+def test_latencies_that_are_not_of_these_files_are_not_published(bench, folder, tmp_path, damage):
+    path = folder / "latency.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "malformed":
+        path.write_text("{")
+    else:
+        path.write_text(path.read_text().replace(sha256_of(folder / "int8.tflite"), "0" * 64))
+    with pytest.raises(PublishError, match=r"run `python -m quantize latency`|int8.tflite is not the file"):
+        put(bench, folder, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
 
 
 def test_publishing_again_replaces_the_folder_as_a_whole(bench, folder, tmp_path):

@@ -123,17 +123,17 @@ class Cutter:
 
     Args:
         folder: Folder of the captures.
-        captures: What is cut, in this order.
+        captures: What is cut, in this order; kept as an attribute.
     """
 
     def __init__(self, folder: Path, captures: Sequence[Capture]) -> None:
-        self._folder, self._captures = folder, captures
+        self._folder, self.captures = folder, captures
         self._kept: dict[InputSpec, UInt8Array] = {}
 
     def __call__(self, spec: InputSpec) -> UInt8Array:
         """Network inputs of all captures, uint8 (n, S, S, 3), red first."""
         if spec not in self._kept:
-            self._kept[spec] = cut(self._folder, self._captures, spec)
+            self._kept[spec] = cut(self._folder, self.captures, spec)
         return self._kept[spec]
 
 

@@ -11,6 +11,7 @@ from rich.progress import track
 
 from benchmarks.rivals.sets import CHUNK, BonaFide, Kind, Recipe, make_rival_set
 from training.data.manifest import Split, data_folder
+from training.data.simulate.simulator import PICTURE_PX
 from training.program import run_program
 
 app = typer.Typer(add_completion=False)
@@ -25,6 +26,7 @@ def main(
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 9000,
     seed: Annotated[int, typer.Option(help="Seed of the set; the same seed gives the same set.")] = 411,
     bona_fide: Annotated[str, typer.Option(help=f"Bona fide pictures: {', '.join(get_args(BonaFide))}.")] = "untouched",
+    picture_px: Annotated[int, typer.Option(help="Side of the pictures.")] = PICTURE_PX,
     data: Annotated[Path | None, typer.Option(help="Folder of the face pack; default: $FASEDGE_DATA.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:
@@ -36,6 +38,7 @@ def main(
         kind=cast(Kind, kind),
         seed=seed,
         bona_fide=cast(BonaFide, bona_fide),
+        picture_px=picture_px,
     )
     steps = make_rival_set(recipe, out, n, workers=workers)
     for _ in track(steps, description=f"{kind} {split}", total=-(-n // CHUNK)):

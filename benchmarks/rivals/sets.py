@@ -42,50 +42,52 @@ BonaFide = Literal["untouched", "published"]
 CANVAS_SCALE = 2.0
 #: Share of FAS-Aug's training data that is left as it is: one domain of originals beside three augmented ones.
 _ORIGINALS = 0.25
+_LEAST_PX = 32
 #: Samples that a worker makes at a time.
 CHUNK = 64
 
 
-def canvas(tile: UInt8Array) -> tuple[UInt8Array, float]:
+def canvas(tile: UInt8Array, side: int = PICTURE_PX) -> tuple[UInt8Array, float]:
     """Cut the canvas out of a tile.
 
     Args:
         tile: uint8 (T, T, 3), ``TILE_SCALE`` face boxes wide.
+        side: Of the canvas, P.
 
     Returns:
-        The canvas, uint8 (192, 192, 3), and the side of the face box in it, pixels.
+        The canvas, uint8 (P, P, 3), and the side of the face box in it, pixels.
     """
     size = tile.shape[0]
     # As much on either side, so that the face stays in the middle to the pixel.
     margin = round(size * (1 - CANVAS_SCALE / TILE_SCALE) / 2)
     cut = np.ascontiguousarray(tile[margin : size - margin, margin : size - margin])
-    way = cv2.INTER_AREA if len(cut) > PICTURE_PX else cv2.INTER_LINEAR
-    out = np.asarray(cv2.resize(cut, (PICTURE_PX, PICTURE_PX), interpolation=way), np.uint8)
-    return out, size / TILE_SCALE * PICTURE_PX / len(cut)
+    way = cv2.INTER_AREA if len(cut) > side else cv2.INTER_LINEAR
+    out = np.asarray(cv2.resize(cut, (side, side), interpolation=way), np.uint8)
+    return out, size / TILE_SCALE * side / len(cut)
 
 
-def face_masks(data: Path, pictures: Sequence[FacePicture]) -> UInt8Array:
+def face_masks(data: Path, pictures: Sequence[FacePicture], side: int = PICTURE_PX) -> UInt8Array:
     """Outlines of the faces in the canvas: hull of the mesh's points, an ellipse where the pack has none.
 
     Returns:
-        uint8 (n, 192, 192), 1 on the face.
+        uint8 (n, P, P), 1 on the face, with P the given side of the canvas.
     """
     found: dict[str, UInt8Array] = {}
     keys = {picture.key: picture for picture in pictures}
     for path in sorted((data / "landmarks").glob("*.npz")):
         with np.load(path, allow_pickle=False) as archive:
             for key in keys.keys() & set(archive.files):
-                found[key] = _hull(np.asarray(archive[key], np.float32)[:, :2], keys[key])
-    centre, half = PICTURE_PX // 2, PICTURE_PX / CANVAS_SCALE / 2
-    ellipse = np.zeros((PICTURE_PX, PICTURE_PX), np.uint8)
+                found[key] = _hull(np.asarray(archive[key], np.float32)[:, :2], keys[key], side)
+    centre, half = side // 2, side / CANVAS_SCALE / 2
+    ellipse = np.zeros((side, side), np.uint8)
     cv2.ellipse(ellipse, (centre, centre), (round(0.8 * half), round(half)), 0, 0, 360, 1, -1)
     return np.stack([found.get(picture.key, ellipse) for picture in pictures])
 
 
-def _hull(points: np.ndarray[tuple[int, ...], np.dtype[np.float32]], picture: FacePicture) -> UInt8Array:
+def _hull(points: np.ndarray[tuple[int, ...], np.dtype[np.float32]], picture: FacePicture, side: int) -> UInt8Array:
     square = crop_square(picture.box, CANVAS_SCALE)
-    placed = (points - np.array([square.x1, square.y1], np.float32)) * np.float32(PICTURE_PX / square.width)
-    mask = np.zeros((PICTURE_PX, PICTURE_PX), np.uint8)
+    placed = (points - np.array([square.x1, square.y1], np.float32)) * np.float32(side / square.width)
+    mask = np.zeros((side, side), np.uint8)
     if np.isfinite(placed).all():
         cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(placed).astype(np.int32)), 1)
     return mask
@@ -104,6 +106,7 @@ class Recipe:
         seed: Seed of the set, not negative.
         bona_fide: ``untouched``; or ``published``: what FAS-Aug does to live pictures without making attacks of them
             (trembling, resolution, colour), in three of four. SPSC never touches them.
+        picture_px: Side of the pictures.
     """
 
     data: Path
@@ -112,6 +115,7 @@ class Recipe:
     kind: Kind
     seed: int
     bona_fide: BonaFide = "untouched"
+    picture_px: int = PICTURE_PX
 
 
 class RivalMaker:
@@ -136,7 +140,7 @@ class RivalMaker:
             raise DataError(f"{data} has no picture of the split {split}")
         self._tiles = build_tiles(self.pictures, recipe.cache / f"tiles_{split}.npy")
         self._operators = fas_aug.operators(read_backgrounds(data))
-        self._masks = face_masks(data, self.pictures) if recipe.kind == "spsc-sdsc" else None
+        self._masks = face_masks(data, self.pictures, recipe.picture_px) if recipe.kind == "spsc-sdsc" else None
         self._recipe = recipe
         by_source: dict[str, list[int]] = defaultdict(list)
         for i, picture in enumerate(self.pictures):
@@ -144,7 +148,7 @@ class RivalMaker:
         self._by_source = dict(sorted(by_source.items()))
 
     def sample(self, index: int) -> tuple[UInt8Array, SampleRow]:
-        """One sample: its picture, uint8 (192, 192, 3), red first, and its row. The same for the same number."""
+        """One sample: its picture, uint8 (P, P, 3), red first, and its row. The same for the same number."""
         d = Draws(self._recipe.seed, index)
         bona_fide = d.chance("bona_fide", 0.5)
         names = list(self._by_source)
@@ -152,10 +156,11 @@ class RivalMaker:
         source = d.choice("source", names, [len(self._by_source[n]) ** 0.5 for n in names])
         number = self._by_source[source][d.integer("picture", 0, 1 << 30) % len(self._by_source[source])]
         d.values["picture"] = number
-        plain, face_px = canvas(self._tiles[number])
+        side = self._recipe.picture_px
+        plain, face_px = canvas(self._tiles[number], side)
         shown = self.pictures[number]
         species, subtype, picture = self._present(plain, number, d, bona_fide=bona_fide)
-        low, high = (PICTURE_PX - face_px) / 2, (PICTURE_PX + face_px) / 2
+        low, high = (side - face_px) / 2, (side + face_px) / 2
         return picture, SampleRow(
             index=index,
             box_xyxy=(round(low, 3), round(low, 3), round(high, 3), round(high, 3)),
@@ -220,8 +225,11 @@ def make_rival_set(recipe: Recipe, out: Path, n: int, *, workers: int = 2) -> It
     Raises:
         DataError: A parameter is out of range, the folder is there, the disk is full, or a worker died.
     """
-    if n < 1 or recipe.seed < 0 or workers < 1:
-        raise DataError(f"a set needs n >= 1, seed >= 0 and workers >= 1, got {n}, {recipe.seed} and {workers}")
+    if n < 1 or recipe.seed < 0 or workers < 1 or recipe.picture_px < _LEAST_PX:
+        raise DataError(
+            f"a set needs n >= 1, seed >= 0, workers >= 1 and pictures of {_LEAST_PX} px or more, got {n}, "
+            f"{recipe.seed}, {workers} and {recipe.picture_px}"
+        )
     if out.exists():
         raise DataError(f"{out} is there already; choose another folder or delete it")
     # Here first: an unknown word must not start processes, and the tiles are built once, before workers map them.
@@ -231,7 +239,7 @@ def make_rival_set(recipe: Recipe, out: Path, n: int, *, workers: int = 2) -> It
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield from _fill(partial, n, workers, recipe)
-        info = msgspec.to_builtins(SetInfo(split=recipe.split, seed=recipe.seed, n=n))
+        info = msgspec.to_builtins(SetInfo(split=recipe.split, seed=recipe.seed, n=n, picture_px=recipe.picture_px))
         (partial / "set.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
         about = {"kind": recipe.kind, "bona_fide": recipe.bona_fide}
         (partial / "rival.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -249,7 +257,7 @@ def make_rival_set(recipe: Recipe, out: Path, n: int, *, workers: int = 2) -> It
 def _fill(folder: Path, n: int, workers: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
     """Write pictures and table, in parallel."""
     path = folder / "pictures.npy"
-    pictures = open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, PICTURE_PX, PICTURE_PX, 3))
+    pictures = open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, recipe.picture_px, recipe.picture_px, 3))
     pictures.flush()
     if hasattr(os, "posix_fallocate"):
         # Reserved at once: a disk that fills up under a map kills the process without a word.

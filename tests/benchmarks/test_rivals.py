@@ -1,6 +1,7 @@
 """Rival ways of making attacks: each operator on drawn pictures, and the sets they are written to."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +282,26 @@ def test_a_set_is_what_its_maker_makes_and_can_be_loaded(pack: Path, tmp_path: P
         assert found.table[index] == row
     with pytest.raises(DataError, match="there already"):
         next(make_rival_set(words, tmp_path / "set", 70))
+
+
+@pytest.mark.parametrize("kind", ["fas-aug", "spsc", "spsc-sdsc"])
+def test_pictures_can_be_larger(pack: Path, tmp_path: Path, kind: Kind) -> None:
+    small, large = (
+        RivalMaker(replace(recipe(pack, tmp_path, kind), bona_fide="untouched", picture_px=px)) for px in (192, 256)
+    )
+    for index in range(6):
+        (small_picture, small_row), (picture, row) = small.sample(index), large.sample(index)
+        assert picture.shape == (256, 256, 3)
+        np.testing.assert_allclose(row.box_xyxy, np.array(small_row.box_xyxy) * 256 / 192, atol=0.01)
+        assert (row.label, row.picture) == (small_row.label, small_row.picture)
+        if row.label:
+            np.testing.assert_allclose(picture.mean((0, 1)), small_picture.mean((0, 1)), atol=1.0)
+    words = replace(recipe(pack, tmp_path, kind), picture_px=256)
+    list(make_rival_set(words, tmp_path / "set", 3, workers=1))
+    found = SampleSet.load(tmp_path / "set")
+    assert (found.info.picture_px, found.picture(0).shape) == (256, (256, 256, 3))
+    with pytest.raises(DataError, match="32 px or more"):
+        next(make_rival_set(replace(words, picture_px=16), tmp_path / "other", 3))
 
 
 def test_a_set_that_was_given_up_leaves_nothing_behind(pack: Path, tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """Summarises scores of real captures as evaluations for a model card.
 
     python -m benchmarks.real_summary --set DIR --scores scores.csv --out real.json
+    python -m benchmarks.real_summary --set DIR --scores scores.csv --out real.json --model edge-rgb
 
 ``DIR/manifest.csv`` has the columns ``file, label`` (live or spoof), ``source, kind`` (crop or clip_frame), ``size``.
 The AUC is pooled over all captures of a size; its interval is a bootstrap over sources, because captures of one source
-are alike. Only these aggregates leave the folder.
+are alike. Only these aggregates leave the folder. With ``--model`` the thresholds of a card, which were chosen on
+simulated data, are tried on the captures; the scores must be those of the model's INT8 file.
 """
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -18,9 +21,11 @@ import msgspec
 import numpy as np
 import typer
 
+from benchmarks.transfer import show
 from fasedge import metrics
-from fasedge.cards import Evaluation
+from fasedge.cards import Evaluation, OperatingPoint, find_model, load_card
 from fasedge.types import Label
+from quantize.readme import format_rate
 
 _LABELS = {"live": Label.BONA_FIDE, "spoof": Label.ATTACK}
 _KINDS = {"crop": "face crops", "clip_frame": "frames of clips"}
@@ -56,11 +61,37 @@ def evaluation(rows: list[dict[str, str]], scores: dict[str, float], kind: str, 
     )
 
 
+def rates(
+    rows: list[dict[str, str]], scores: dict[str, float], points: Sequence[OperatingPoint]
+) -> list[tuple[str, float, metrics.Rate, metrics.Rate]]:
+    """What thresholds cost on captures; those without a score are left out.
+
+    Returns:
+        Operating point, threshold, APCER and BPCER.
+
+    Raises:
+        MetricError: A class is missing.
+    """
+    scored = [row for row in rows if row["file"] in scores]
+    labels = np.array([int(_LABELS[row["label"]]) for row in scored])
+    values = np.array([scores[row["file"]] for row in scored])
+    return [
+        (
+            point.name,
+            point.threshold,
+            metrics.apcer(values, labels, ["attack"] * len(scored), threshold=point.threshold).per_species["attack"],
+            metrics.bpcer(values, labels, threshold=point.threshold),
+        )
+        for point in points
+    ]
+
+
 def main(
     *,
     captures: Annotated[Path, typer.Option("--set", help="Folder with manifest.csv.")],
     scores: Annotated[Path, typer.Option(help="CSV of benchmarks.real_captures.")],
     out: Annotated[Path, typer.Option(help="JSON to write: evaluations for `python -m quantize facts`.")],
+    model: Annotated[str | None, typer.Option(help="Model whose thresholds are tried.")] = None,
 ) -> None:
     """Summarise."""
     with scores.open(newline="", encoding="utf-8") as stream:
@@ -77,6 +108,14 @@ def main(
     out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
     for item in results:
         print(f"{item.dataset}: AUC {item.auc:.3f} [{item.auc_low:.3f}, {item.auc_high:.3f}]; {item.notes}")
+    if model is not None:
+        points = [p for p in load_card(find_model(model)).operating_points if p.precision == "int8"]
+        cells = [
+            [_KINDS[kind], size, name, f"{threshold:.3f}", format_rate(apcer), format_rate(bpcer)]
+            for (kind, size), rows in sorted(groups.items())
+            for name, threshold, apcer, bpcer in rates(rows, found, points)
+        ]
+        show(["captures", "size", "operating point", "threshold", "APCER", "BPCER"], cells, markdown=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from fasedge.cards import ModelCard, OperatingPoint, Rate, load_card, models_folder
+from fasedge.cards import ModelCard, OperatingPoint, load_card, models_folder
 from fasedge.errors import FasEdgeError
 from quantize.errors import QuantizeError
 
@@ -20,7 +21,26 @@ END = "<!-- models:end -->"
 NO_MODELS = "No model is published in this version yet; `fasedge models` lists none."
 
 
-def format_rate(rate: Rate) -> str:
+class _Rate(Protocol):
+    """Of a card, or as it was measured."""
+
+    @property
+    def value(self) -> float: ...
+
+    @property
+    def errors(self) -> int: ...
+
+    @property
+    def n(self) -> int: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+def format_rate(rate: _Rate) -> str:
     """A rate with its basis: ``2.50 % (5 of 200; 0.82 to 5.74)``.
 
     No error among n is no rate of zero: it is reported as at most 3/n.

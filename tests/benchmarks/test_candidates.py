@@ -15,10 +15,10 @@ from benchmarks.candidates import Candidate, app, front, logits_of, read_candida
 from benchmarks.edge_latency import Timed
 from benchmarks.transfer import RealResult
 from quantize.students import new_student
+from tests.benchmarks.tiny_sets import write_captures, write_set
 from training.backbones import TRUNKS
 from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
-from training.data.samples import SampleRow, SetInfo
 from training.errors import ConfigError
 
 
@@ -108,23 +108,6 @@ def call() -> Callable[..., str]:
     return run
 
 
-def write_set(folder: Path, split: str) -> Path:
-    """Bright pictures are bona fide."""
-    folder.mkdir()
-    pictures = np.stack([np.full((48, 48, 3), 60 + 30 * (i % 4), np.uint8) for i in range(8)])
-    rows = [
-        SampleRow(
-            index=i, box_xyxy=(12.0, 12.0, 36.0, 36.0), label=int(i % 4 > 1), species="bona_fide" if i % 4 > 1 else
-            "print", subtype="any", source="a", identity=str(i), picture=str(i), split=split, params={},
-        )
-        for i in range(8)
-    ]  # fmt: skip
-    np.save(folder / "pictures.npy", pictures)
-    (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    (folder / "set.json").write_bytes(msgspec.json.encode(SetInfo(split=split, seed=0, n=8, picture_px=48)))
-    return folder
-
-
 def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     tmp_path: Path, call: Callable[..., str]
 ) -> None:
@@ -135,13 +118,7 @@ def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     trunk = TRUNKS["plain_s"]()
     student = new_student("binary-trunk", trunk, trunk.out_channels)
     save_checkpoint(tmp_path / "s.safetensors", student.state_dict(), {"config": msgspec.to_builtins(config)})
-    captures = tmp_path / "captures"
-    captures.mkdir()
-    lines = ["file,label,source,kind,clip,size,x,y,w,h"]
-    for i, (label, size) in enumerate((word, s) for s in ("112", "112b") for word in ("live", "spoof")):
-        cv2.imwrite(str(captures / f"{i}.png"), np.full((40, 40, 3), 50 * i, np.uint8))
-        lines.append(f"{i}.png,{label},somewhere,crop,,{size},10,10,20,20")
-    (captures / "manifest.csv").write_text("\n".join(lines) + "\n")
+    captures = write_captures(tmp_path / "captures")
     out = tmp_path / "candidates.jsonl"
     options = ("--name", "s", "--captures", str(captures), "--out", str(out))
     checkpoint, dev = str(tmp_path / "s.safetensors"), str(write_set(tmp_path / "dev", "dev"))

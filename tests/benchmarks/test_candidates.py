@@ -15,7 +15,9 @@ from benchmarks.candidates import Candidate, app, front, logits_of, read_candida
 from benchmarks.edge_latency import Timed
 from benchmarks.transfer import RealResult
 from quantize.students import new_student
-from tests.benchmarks.tiny_sets import write_captures, write_set
+from tests.benchmarks.tiny_captures import write_captures
+from tests.training.fixtures.evaluation_sets import write_set
+from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
@@ -121,7 +123,7 @@ def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     captures = write_captures(tmp_path / "captures")
     out = tmp_path / "candidates.jsonl"
     options = ("--name", "s", "--captures", str(captures), "--out", str(out))
-    checkpoint, dev = str(tmp_path / "s.safetensors"), str(write_set(tmp_path / "dev", "dev"))
+    checkpoint, dev = str(tmp_path / "s.safetensors"), str(write_set(tmp_path / "dev", toy_set(8, split="dev")))
     call("score", checkpoint, "--dev", dev, "--sides", "32,48", *options)
     call("score", checkpoint, "--dev", dev, *options)
     found = read_candidates(out)
@@ -129,6 +131,6 @@ def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     assert all(0 <= c.flips <= 1 and c.crops("112b") in {0.0, 0.5, 1.0} for c in found)
     with pytest.raises(ConfigError, match="not scored on captures"):
         found[0].of("native")
-    train = str(write_set(tmp_path / "train", "train"))
+    train = str(write_set(tmp_path / "train", toy_set(8)))
     with pytest.raises(ConfigError, match="held-out people"):
         call("score", checkpoint, "--dev", train, *options)

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from benchmarks.candidates import Candidate, read_candidates
 from benchmarks.distillation import WAYS, app, rows, samples_of
 from benchmarks.transfer import RealResult
-from tests.benchmarks.tiny_sets import write_captures, write_set
+from tests.benchmarks.tiny_captures import write_captures
+from tests.training.fixtures.evaluation_sets import write_set
 from tests.training.fixtures.toy_sets import toy_set
 from training.build import BinaryTask
 from training.checkpoint import save_checkpoint
@@ -69,8 +70,8 @@ def test_students_are_taught_scored_and_not_taught_again(tmp_path: Path) -> None
     )
     for name, brightness in (("plain", 0.0), ("diverse", 0.5)):
         (tmp_path / f"{name}.toml").write_text(_CONFIG.format(brightness=brightness))
-    train, others = write_set(tmp_path / "train", "train"), write_set(tmp_path / "others", "train")
-    dev, captures = write_set(tmp_path / "dev", "dev"), write_captures(tmp_path / "captures")
+    train, others = write_set(tmp_path / "train", toy_set(8)), write_set(tmp_path / "others", toy_set(8, seed=1))
+    dev, captures = write_set(tmp_path / "dev", toy_set(8, split="dev")), write_captures(tmp_path / "captures")
     out = tmp_path / "out.jsonl"
     arguments = [
         "run", tmp_path / "plain.toml", "--train", train, "--dev", dev, "--captures", captures,

@@ -1,24 +1,11 @@
-"""A sample set and captures of a few plain pictures on disk."""
+"""Captures of plain pictures on disk."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import cv2
-import msgspec
 import numpy as np
-
-from tests.training.fixtures.toy_sets import toy_set
-
-
-def write_set(folder: Path, split: str, n: int = 8) -> Path:
-    """Write a toy set: reddish pictures of 48 px are bona fide, bluish ones are not."""
-    made = toy_set(n, split=split)
-    folder.mkdir()
-    np.save(folder / "pictures.npy", made.arrays().pictures)
-    (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in made.table))
-    (folder / "set.json").write_bytes(msgspec.json.encode(made.info))
-    return folder
 
 
 def write_captures(folder: Path) -> Path:

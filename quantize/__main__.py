@@ -36,6 +36,7 @@ from quantize.latency import measure_latency, write_latency
 from quantize.options import (
     CalibrationOption,
     CheckpointOption,
+    CropScaleOption,
     CropsOption,
     DataOption,
     DevOption,
@@ -61,6 +62,7 @@ from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
 from quantize.students import ExportModel
+from training.config import TrainConfig, check_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
 from training.evaluate import evaluate_sets, write_evaluation
@@ -201,9 +203,12 @@ def round_command(
     train: TrainOption,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
+    *,
+    crop_scale: CropScaleOption = None,
 ) -> None:
     """Round a student's weights: choose one INT8 grid on train crops and fine-tune on it."""
     network, config = load_trained(student)
+    config = _with_crop(config, crop_scale)
     samples = SampleSet.load(train)
     calibration = calibration_crops(samples, config.input.spec(), crops)
     model = equalise(ExportModel(network, UNCALIBRATED, config.input.normalisation()), calibration)
@@ -215,6 +220,15 @@ def round_command(
         f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
     )
     save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
+
+
+def _with_crop(config: TrainConfig, crop_scale: float | None) -> TrainConfig:
+    if crop_scale is None:
+        return config
+    seen = msgspec.structs.replace(config.input, crop_scale=crop_scale)
+    changed = msgspec.structs.replace(config, input=seen)
+    check_config(changed)
+    return changed
 
 
 @app.command()
@@ -353,6 +367,7 @@ def run(
     models: ModelsOption = None,
     crops: CropsOption = DEFAULT_CROPS,
     steps: StepsOption = DEFAULT_STEPS,
+    crop_scale: CropScaleOption = None,
     leading_float: LeadingOption = None,
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
@@ -360,8 +375,8 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"
-    if not checkpoint.is_file() or load_rounded(checkpoint).info.parent_sha256 != sha256_of(student):
-        round_command(student, checkpoint, train, crops, steps)
+    if not checkpoint.is_file() or not _is_of(load_rounded(checkpoint), student, crop_scale):
+        round_command(student, checkpoint, train, crops, steps, crop_scale=crop_scale)
     calibrate(checkpoint=checkpoint, dev=dev, calibration=calibration)
     export(checkpoint, calibration, out)
     int8(checkpoint, calibration, out, train, leading_float)
@@ -396,6 +411,11 @@ def run(
         models=models,
         tolerance=tolerance,
     )
+
+
+def _is_of(rounded: Rounded, student: Path, crop_scale: float | None) -> bool:
+    same_crop = crop_scale is None or rounded.config.input.crop_scale == crop_scale
+    return same_crop and rounded.info.parent_sha256 == sha256_of(student)
 
 
 def main() -> int:

@@ -36,3 +36,7 @@ OriginOption = Annotated[str, typer.Option(help="What the card adds about where 
 DevOption = Annotated[Path, typer.Option("--dev", help="Sample set of the dev split.")]
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
 PointOption = Annotated[str, typer.Option("--default-point", help="Operating point that users get by default.")]
+CropScaleOption = Annotated[
+    float | None,
+    typer.Option("--crop-scale", help="Side of the crop over that of the face box; default: as in the training."),
+]

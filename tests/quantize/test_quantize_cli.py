@@ -2,14 +2,19 @@ import sys
 
 import msgspec
 import pytest
+import torch
 
+from fasedge.cards import sha256_of
 from quantize.__main__ import main
 from quantize.errors import CheckpointMismatchError
 from quantize.export import load_trained, read_calibration
-from quantize.students import PixelCosineStudent
+from quantize.rounded import load_rounded
+from quantize.students import PixelCosineStudent, new_student
+from tests.training.fixtures.evaluation_sets import write_set
+from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
-from training.checkpoint import save_checkpoint
-from training.config import InputConfig, MethodConfig, TrainConfig
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import InputConfig, MethodConfig, TrainConfig, load_config
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +77,47 @@ def test_a_wrong_command_line_ends_with_code_2_and_no_traceback(monkeypatch, cap
     message = capsys.readouterr().err
     assert "--nonsense" in message
     assert "Traceback" not in message
+
+
+def test_a_student_is_rounded_for_the_crop_that_is_asked_for(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    trunk = TRUNKS["plain_s"]()
+    config = TrainConfig(
+        input=InputConfig(size_px=32, crop_scale=1.4), method=MethodConfig(name="binary-trunk", trunk="plain_s")
+    )
+    student = new_student("binary-trunk", trunk, trunk.out_channels)
+    save_checkpoint(tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(config)})
+    train = write_set(tmp_path / "train", toy_set(128))
+    arguments = ["--checkpoint", tmp_path / "r", "--train", train, "--crops", 64, "--steps", 0]
+    assert run(monkeypatch, "round", tmp_path / "s", *arguments) == 0
+    assert load_rounded(tmp_path / "r").config.input == config.input
+    assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", 1.1) == 0
+    assert load_rounded(tmp_path / "r").config.input == msgspec.structs.replace(config.input, crop_scale=1.1)
+    assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", -1) == 3
+
+
+def test_distillation_starts_from_another_student_but_not_from_two(tmp_path, monkeypatch, capsys):
+    """With a learning rate of next to nothing the student stays what it began as."""
+    torch.manual_seed(0)
+    trunk = TRUNKS["plain_s"]()
+    student = new_student("binary-trunk", trunk, trunk.out_channels)
+    file = tmp_path / "student.toml"
+    file.write_text(
+        '[input]\nsize_px = 32\n[method]\nname = "binary-trunk"\ntrunk = "plain_s"\n'
+        '[optimiser]\nbatch = 8\nlearning_rate = 1e-30\nkeep = "last"\n[machine]\nahead = 0\n'
+    )
+    save_checkpoint(
+        tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(load_config(file)), "epoch": 1}
+    )
+    train, dev = write_set(tmp_path / "train", toy_set(16)), write_set(tmp_path / "dev", toy_set(8, split="dev"))
+    arguments = ["distil", file, "--train", train, "--train", train, "--dev", dev, "--out", tmp_path / "out"]
+    assert run(monkeypatch, *arguments, "--steady", 1, "--from", tmp_path / "s") == 0
+    made = load_checkpoint(tmp_path / "out" / "best.safetensors")
+    for name, value in student.named_parameters():
+        torch.testing.assert_close(made.tensors[name], value.detach())
+    assert made.metadata["note"] == {"mixup": 0.0, "steady": 1.0, "began_as_sha256": sha256_of(tmp_path / "s")}
+    assert run(monkeypatch, *arguments, "--from", tmp_path / "s", "--start", "--teacher", tmp_path / "none") == 3
+    assert "none" in capsys.readouterr().err
 
 
 def test_int8_of_a_student_that_is_not_rounded_says_what_to_do(checkpoint, tmp_path, monkeypatch, capsys):

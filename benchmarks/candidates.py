@@ -93,22 +93,25 @@ def logits_of(score: Callable[[torch.Tensor], torch.Tensor], crops: UInt8Array) 
     return np.asarray(torch.logit(torch.cat(parts), eps=1e-6).numpy(), np.float64)
 
 
-def judge(checkpoint: Path, side: int | None, name: str, dev: SampleSet, crops: Cutter) -> Candidate:
+def judge(
+    checkpoint: Path, name: str, dev: SampleSet, crops: Cutter, *, side: int | None = None, crop: float | None = None
+) -> Candidate:
     """Score a checkpoint.
 
     Args:
         checkpoint: Method, student or rounded student.
-        side: Of the input; ``None`` for that of its training.
         name: For the table.
         dev: Simulated set, not of the train split.
         crops: Of the real captures.
+        side: Of the input; ``None`` for that of its training.
+        crop: Side of the crop over that of the face box; ``None`` likewise.
 
     Raises:
         CheckpointError: The file is missing or damaged.
     """
     task, config = load_task(checkpoint)
     task.module.eval()
-    spec = InputSpec(size_px=side or config.input.size_px, crop_scale=config.input.crop_scale)
+    spec = InputSpec(size_px=side or config.input.size_px, crop_scale=crop or config.input.crop_scale)
     everything = range(len(dev))
     still = logits_of(task.score, dev.crops(everything, spec))
     jittered = dev.crops(everything, spec, jitter=CropJitter(), rng=np.random.default_rng(0))
@@ -162,6 +165,9 @@ def score(
     dev: Annotated[Path, typer.Option(help="Simulated sample set, not of the train split.")],
     out: Annotated[Path, typer.Option(help="JSON lines to add to.")],
     sides: Annotated[str, typer.Option(help="Sides of the input, with commas; default: that of the training.")] = "",
+    crop_scale: Annotated[
+        float | None, typer.Option(min=0.1, help="Side of the crop over that of the face box; default: the training's.")
+    ] = None,
 ) -> None:
     """Score a checkpoint at one or several sides of its input."""
     simulated = SampleSet.load(dev)
@@ -171,7 +177,7 @@ def score(
     for side in [int(v) for v in sides.split(",")] if sides else [None]:
         if any(c.name == name and side in {None, c.size_px} for c in read_candidates(out)):
             continue
-        record = judge(checkpoint, side, name, simulated, crops)
+        record = judge(checkpoint, name, simulated, crops, side=side, crop=crop_scale)
         with out.open("ab") as stream:
             stream.write(msgspec.json.encode(record) + b"\n")
         print(f"{name}, {record.network}: dev {record.dev_auc:.3f}, real {record.crops('112b'):.3f}")

@@ -136,7 +136,7 @@ def run(
             taught_on = samples_of(way, plain, everything, seed)
             folder = runs / label.replace(" ", "_").replace(",", "")
             checkpoint = train_one(way, settings, teacher, (taught_on, simulated), folder)
-            record = judge(checkpoint, None, label, simulated, crops)
+            record = judge(checkpoint, label, simulated, crops)
             with out.open("ab") as stream:
                 stream.write(msgspec.json.encode(record) + b"\n")
             print(f"{label}: dev {record.dev_auc:.3f}, real {record.crops('112b'):.3f}")

@@ -126,8 +126,10 @@ def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     checkpoint, dev = str(tmp_path / "s.safetensors"), str(write_set(tmp_path / "dev", toy_set(8, split="dev")))
     call("score", checkpoint, "--dev", dev, "--sides", "32,48", *options)
     call("score", checkpoint, "--dev", dev, *options)
+    call("score", checkpoint, "--dev", dev, "--crop-scale", "1.5", *("tight" if o == "s" else o for o in options))
     found = read_candidates(out)
-    assert [(c.network, c.crop_scale) for c in found] == [("plain_s@32", 1.2), ("plain_s@48", 1.2)]
+    seen = [(c.name, c.network, c.crop_scale) for c in found]
+    assert seen == [("s", "plain_s@32", 1.2), ("s", "plain_s@48", 1.2), ("tight", "plain_s@32", 1.5)]
     assert all(0 <= c.flips <= 1 and c.crops("112b") in {0.0, 0.5, 1.0} for c in found)
     with pytest.raises(ConfigError, match="not scored on captures"):
         found[0].of("native")

@@ -20,14 +20,12 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import torch
 import typer
 
 from benchmarks.candidates import Candidate, judge, read_candidates
 from benchmarks.transfer import Cutter, read_captures, show, spread
-from quantize.distill import DistilTask, load_teacher
+from quantize.distil_command import new_task
 from quantize.imitation import Imitation
-from quantize.teachers import OpenVinoTeacher
 from training.config import TrainConfig, load_config
 from training.data.joined import joined
 from training.data.samples import SampleSet
@@ -39,23 +37,26 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How a student is taught.
+    """How a student is taught; batches are blended in all of them.
 
     Attributes:
-        imitation: What is imitated; ``None`` without a teacher.
+        imitation: What is imitated, and how crops are treated.
+        taught: Whether there is a teacher.
         changed: Whether crops are changed as the second configuration says.
         others: Whether pictures of other kinds are added.
     """
 
-    imitation: Imitation | None
+    imitation: Imitation
+    taught: bool = True
     changed: bool = False
     others: bool = False
 
 
-_BOTH = Imitation(alpha=1.0, features=1.0, mixup=0.3)
+_BLENDED = 0.3
+_BOTH = Imitation(alpha=1.0, features=1.0, mixup=_BLENDED)
 WAYS: Mapping[str, Way] = {
-    "no teacher": Way(imitation=None),
-    "logits": Way(imitation=Imitation(alpha=1.0, mixup=0.3)),
+    "no teacher": Way(imitation=Imitation(mixup=_BLENDED), taught=False),
+    "logits": Way(imitation=Imitation(alpha=1.0, mixup=_BLENDED)),
     "logits and features": Way(imitation=_BOTH),
     "the same, crops changed more": Way(imitation=_BOTH, changed=True),
     "the same, and other pictures": Way(imitation=_BOTH, changed=True, others=True),
@@ -84,15 +85,8 @@ def train_one(way: Way, config: TrainConfig, teacher: Path, sets: tuple[SampleSe
     Returns:
         The checkpoint.
     """
-    torch.manual_seed(config.seed)
-    if way.imitation is None:
-        task = DistilTask(config)
-    else:
-        master, _ = load_teacher(teacher)
-        task = DistilTask(config, [OpenVinoTeacher(master, config.input.size_px)], way.imitation)
-        if way.imitation.features:
-            task.start_with_head(master)
-    for _ in Trainer(task, config, sets[0], sets[1], out, {}).run():
+    task, note = new_task(config, [teacher] if way.taught else [], way.imitation)
+    for _ in Trainer(task, config, sets[0], sets[1], out, note).run():
         pass
     return out / "best.safetensors"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from quantize.imitation import Imitation
 from quantize.options import DevOption
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from training.checkpoint import load_exactly
-from training.config import load_config
+from training.config import TrainConfig, load_config
 from training.data.joined import joined
 from training.data.samples import SampleSet
 from training.distributed import choose_device
@@ -50,23 +51,55 @@ def distil(
     ] = None,
 ) -> None:
     """Train the student, with or without teachers."""
-    settings = load_config(config)
-    torch.manual_seed(settings.seed)
-    masters = [load_teacher(path)[0] for path in teacher or []]
-    if start and not masters:
+    if start and not teacher:
         raise typer.BadParameter("--start needs --teacher")
     if start and begin is not None:
         raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
-    on_cpu = choose_device(settings.machine.device).type == "cpu"
+    settings = load_config(config)
+    how = Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady)
+    task, note = new_task(settings, teacher or [], how, start=start, begin=begin)
+    samples = joined([SampleSet.load(path) for path in train])
+    console = Console()
+    for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
+        console.print(record.line())
+
+
+def new_task(
+    config: TrainConfig, teachers: Sequence[Path], how: Imitation, *, start: bool = False, begin: Path | None = None
+) -> tuple[DistilTask, dict[str, str | float | bool]]:
+    """A student ready to be taught.
+
+    Args:
+        config: Its configuration; its first weights come from the configuration's seed.
+        teachers: Checkpoints of full-precision methods; on a CPU with OpenVINO they answer through it.
+        how: How they are imitated.
+        start: Whether the student starts with the weights of the first teacher; otherwise, if it imitates features, it
+            starts with its head.
+        begin: Student whose weights it starts with instead.
+
+    Returns:
+        The task, and what the records of its run say of all this: a run that is taken up again must say the same.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+        CheckpointMismatchError: A file is of something else.
+        ConfigError: Settings, student and teachers do not fit each other.
+        StateMismatchError: The weights that it is to start with belong to another trunk.
+    """
+    torch.manual_seed(config.seed)
+    masters = [load_teacher(path)[0] for path in teachers]
+    on_cpu = choose_device(config.machine.device).type == "cpu"
     through_openvino = on_cpu and find_spec("openvino") is not None
     task = DistilTask(
-        settings,
-        [OpenVinoTeacher(one, settings.input.size_px) if through_openvino else TorchTeacher(one) for one in masters],
-        Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady),
+        config,
+        [OpenVinoTeacher(one, config.input.size_px) if through_openvino else TorchTeacher(one) for one in masters],
+        how,
     )
-    note: dict[str, str | float | bool] = {"mixup": mixup, "steady": steady}
-    if teacher:
-        note |= {"teacher_sha256": ", ".join(map(sha256_of, teacher)), "alpha": alpha, "features": features}
+    note: dict[str, str | float | bool] = {"mixup": how.mixup}
+    if how.steady:
+        note |= {"steady": how.steady, "steady_views": how.views}
+    if masters:
+        note |= {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": how.alpha, "features": how.features}
         note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
     if begin is not None:
         before, _ = load_trained(begin)
@@ -74,9 +107,6 @@ def distil(
         note["began_as_sha256"] = sha256_of(begin)
     elif start:
         task.start_from(masters[0])
-    elif features:
+    elif how.features and masters:
         task.start_with_head(masters[0])
-    samples = joined([SampleSet.load(path) for path in train])
-    console = Console()
-    for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
-        console.print(record.line())
+    return task, note

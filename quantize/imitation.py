@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from training.errors import ConfigError
+from training.methods.base import without_autocast
 
 #: How far a finder's box may lie off: share of its side to every side, and relative change of the side.
 FINDER_SHIFT, FINDER_SCALE = 0.06, 0.12
@@ -103,6 +104,7 @@ def moved(rgb: Tensor, shift: float, scale: float = FINDER_SCALE) -> Tensor:
     theta[:, 0, 0] = theta[:, 1, 1] = size
     theta[:, :, 2] = 2 * shift * draws[:, 1:]  # coordinates run from -1 to 1
     planes = rgb.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(theta.to(planes.device), list(planes.shape), align_corners=False)
-    found = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
+    with without_autocast(planes.device.type):  # in half precision places would be half a pixel off
+        grid = F.affine_grid(theta.to(planes.device), list(planes.shape), align_corners=False)
+        found = F.grid_sample(planes, grid, padding_mode="reflection", align_corners=False)
     return found.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -21,6 +21,7 @@ from training.build import BinaryTask, MethodTask
 from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
 from training.errors import ConfigError
+from training.precision import reduced
 
 SCALE, MARGIN = 4.0, 0.5
 
@@ -261,6 +262,15 @@ def test_crops_are_moved_as_another_box_would_have_cut_them() -> None:
 
 def test_a_crop_that_is_not_moved_is_the_same(rgb: Tensor) -> None:
     assert torch.equal(moved(rgb, 0.0, 0.0), rgb)
+
+
+def test_crops_are_moved_in_full_precision_whatever_the_network_computes_in(rgb: Tensor) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(10)
+        wanted = moved(rgb, 0.05)
+        torch.manual_seed(10)
+        with reduced("bfloat16", rgb.device):
+            assert torch.equal(moved(rgb, 0.05), wanted)
 
 
 def test_steady_batches_hold_a_moved_crop_to_the_mean_of_others(teacher: MethodTask, rgb: Tensor) -> None:

@@ -115,9 +115,16 @@ def test_distillation_starts_from_another_student_but_not_from_two(tmp_path, mon
     made = load_checkpoint(tmp_path / "out" / "best.safetensors")
     for name, value in student.named_parameters():
         torch.testing.assert_close(made.tensors[name], value.detach())
-    assert made.metadata["note"] == {"mixup": 0.0, "steady": 1.0, "began_as_sha256": sha256_of(tmp_path / "s")}
-    assert run(monkeypatch, *arguments, "--from", tmp_path / "s", "--start", "--teacher", tmp_path / "none") == 3
-    assert "none" in capsys.readouterr().err
+    assert made.metadata["note"] == {
+        "mixup": 0.0,
+        "steady": 1.0,
+        "steady_views": 3,
+        "began_as_sha256": sha256_of(tmp_path / "s"),
+    }
+    assert run(monkeypatch, *arguments, "--from", tmp_path / "s", "--start", "--teacher", tmp_path / "none") == 2
+    assert "not both" in " ".join(capsys.readouterr().err.split())
+    assert run(monkeypatch, *arguments, "--start") == 2
+    assert "--start needs --teacher" in " ".join(capsys.readouterr().err.split())
 
 
 def test_int8_of_a_student_that_is_not_rounded_says_what_to_do(checkpoint, tmp_path, monkeypatch, capsys):

@@ -70,9 +70,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         """Mean over sources of the AUC within a source.
 
         Raises:
-            ConfigError: There are no captures of that size.
+            ConfigError: There are no captures of that size, or no source among them has both classes.
         """
-        return float(np.mean(self.of(size).per_source))
+        found = self.of(size).per_source
+        if not found:
+            raise ConfigError(f"{self.name}: no source of the captures of the size {size} has both classes")
+        return float(np.mean(found))
 
     def of(self, size: str) -> RealResult:
         """Results on captures of one size.
@@ -125,6 +128,18 @@ def judge(
     )  # fmt: skip
 
 
+def parse_sides(text: str) -> list[int]:
+    """Read ``96,112``; nothing of an empty text.
+
+    Raises:
+        ConfigError: A side is not a positive multiple of 16.
+    """
+    found = [int(v) if v.strip().isdecimal() else 0 for v in text.split(",")] if text else []
+    if not all(side > 0 and side % 16 == 0 for side in found):
+        raise ConfigError(f"expected sides of the input, multiples of 16 with commas between them, got {text!r}")
+    return found
+
+
 def read_candidates(path: Path) -> list[Candidate]:
     """Candidates that are on record."""
     return [msgspec.json.decode(line, type=Candidate) for line in whole_lines(path)]
@@ -174,8 +189,8 @@ def score(
     if simulated.info.split == "train":
         raise ConfigError("candidates are compared on held-out people, got a set of the train split")
     crops = Cutter(captures, read_captures(captures, _SIZES))
-    for side in [int(v) for v in sides.split(",")] if sides else [None]:
-        if any(c.name == name and side in {None, c.size_px} for c in read_candidates(out)):
+    for side in parse_sides(sides) or [load_task(checkpoint)[1].input.size_px]:
+        if any((c.name, c.size_px) == (name, side) for c in read_candidates(out)):
             continue
         record = judge(checkpoint, name, simulated, crops, side=side, crop=crop_scale)
         with out.open("ab") as stream:
@@ -231,23 +246,26 @@ def plot(
     area = [_timed(timed, c).kilobytes / 8 for c in found]
     figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = (
+    panels: tuple[tuple[str, list[float | None]], ...] = (
         ("real face crops, 112b: mean AUC within sources", [c.crops("112b") for c in found]),
-        ("real clips, 112b: AUC of frames", [c.of("112b").clip_frames or 0.0 for c in found]),
+        ("real clips, 112b: AUC of frames", [c.of("112b").clip_frames for c in found]),
         ("simulated dev set: AUC", [c.dev_auc for c in found]),
     )
     groups = list(dict.fromkeys(c.name for c in found))
     for axes, (title, worth) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        known = {i: value for i, value in enumerate(worth) if value is not None}
         for number, group in enumerate(groups):
-            chosen = [i for i, c in enumerate(found) if c.name == group]
+            chosen = [i for i, c in enumerate(found) if c.name == group and i in known]
             axes.scatter(
-                [cost[i] for i in chosen], [worth[i] for i in chosen], [area[i] for i in chosen],
+                [cost[i] for i in chosen], [known[i] for i in chosen], [area[i] for i in chosen],
                 color=f"C{number}", alpha=0.75, label=group,
             )  # fmt: skip
             for i in chosen:
-                axes.annotate(str(found[i].size_px), (cost[i], worth[i]), fontsize=7, ha="center", va="center")
-        line = sorted(front(cost, worth), key=lambda i: cost[i])
-        axes.plot([cost[i] for i in line], [worth[i] for i in line], color="0.4", linewidth=1, zorder=0)
+                axes.annotate(str(found[i].size_px), (cost[i], known[i]), fontsize=7, ha="center", va="center")
+        places = list(known)
+        best = [places[i] for i in front([cost[i] for i in places], list(known.values()))]
+        line = sorted(best, key=lambda i: cost[i])
+        axes.plot([cost[i] for i in line], [known[i] for i in line], color="0.4", linewidth=1, zorder=0)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(f"INT8 latency / {YARDSTICK} FP32 (OpenVINO)")
         axes.set_xlim(left=0)

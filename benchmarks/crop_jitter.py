@@ -101,7 +101,8 @@ def flips_of(
     """Flips of a published model.
 
     Returns:
-        Operating point to its threshold and its flips; and the standard deviation of the score within a picture.
+        Operating point to its threshold and its flips; and the standard deviation of the score over the moved crops of
+        a picture.
     """
     folder = find_model(model)
     card = load_card(folder)
@@ -112,16 +113,16 @@ def flips_of(
     labels = samples.labels.tolist()
     points = {p.name: p.threshold for p in card.operating_points if p.precision == "int8"}
     found = {name: (value, count_flips(reference, moved, labels, value)) for name, value in points.items()}
-    return found, float(np.sqrt(moved.var(axis=1).mean()))
+    return found, float(np.sqrt(moved.var(axis=1, ddof=1).mean()))
 
 
 def main(
     samples: Annotated[Path, typer.Argument(help="Sample set, not of the train split.")],
     *,
     model: Annotated[list[str], typer.Option("--model", "-m", help="Models or their folders.")],
-    shift: Annotated[float, typer.Option(min=0, help="Largest shift, share of the box's side.")] = 0.06,
-    scale: Annotated[float, typer.Option(min=0, help="Largest relative change of the side.")] = 0.12,
-    times: Annotated[int, typer.Option(min=1, help="Moved crops of each picture.")] = 4,
+    shift: Annotated[float, typer.Option(min=0, help="Largest shift, share of the box's side.")] = CropJitter().shift,
+    scale: Annotated[float, typer.Option(min=0, help="Largest relative change of the side.")] = CropJitter().scale,
+    times: Annotated[int, typer.Option(min=2, help="Moved crops of each picture.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the moves.")] = 0,
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:

@@ -100,11 +100,8 @@ def main(
     with (captures / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
             groups[row["kind"], row["size"]].append(row)
-    results = [
-        evaluation(rows, found, kind, size)
-        for (kind, size), rows in sorted(groups.items())
-        if any(r["file"] in found for r in rows)
-    ]
+    scored = [(*key, rows) for key, rows in sorted(groups.items()) if any(r["file"] in found for r in rows)]
+    results = [evaluation(rows, found, kind, size) for kind, size, rows in scored]
     out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=2) + b"\n")
     for item in results:
         print(f"{item.dataset}: AUC {item.auc:.3f} [{item.auc_low:.3f}, {item.auc_high:.3f}]; {item.notes}")
@@ -112,7 +109,7 @@ def main(
         points = [p for p in load_card(find_model(model)).operating_points if p.precision == "int8"]
         cells = [
             [_KINDS[kind], size, name, f"{threshold:.3f}", format_rate(apcer), format_rate(bpcer)]
-            for (kind, size), rows in sorted(groups.items())
+            for kind, size, rows in scored
             for name, threshold, apcer, bpcer in rates(rows, found, points)
         ]
         show(["captures", "size", "operating point", "threshold", "APCER", "BPCER"], cells, markdown=True)

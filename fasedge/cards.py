@@ -139,7 +139,7 @@ class ParityRecord(_Strict, frozen=True):
 
 
 class LatencyRecord(_Strict, frozen=True):
-    """How long an artefact takes for one crop, on the machine that published it. The network alone."""
+    """How long an artefact takes for one crop on the machine that published it, in ``n`` runs; the network alone."""
 
     engine: str
     precision: Precision

@@ -21,6 +21,8 @@ from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8
 from quantize.facts import (
     DEFAULT_POINT,
     as_scored,
+    check_point,
+    fp32_point,
     golden_indices,
     make_facts,
     network_notes,
@@ -59,10 +61,9 @@ from quantize.options import (
 from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
 from quantize.platt import fit_platt
-from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts
-from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
+from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts, read_golden
+from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded, with_crop
 from quantize.students import ExportModel
-from training.config import TrainConfig, check_config
 from training.data.manifest import data_folder, read_manifest
 from training.data.samples import SampleSet
 from training.evaluate import evaluate_sets, write_evaluation
@@ -141,6 +142,7 @@ def facts_command(
     default_point: PointOption = DEFAULT_POINT,
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
+    check_point(default_point)
     rounded, _ = _model(checkpoint, calibration)
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
     sets = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
@@ -170,9 +172,12 @@ def facts_command(
     }
     if student is not None:
         task, config = load_task(student)
-        before = score_set(task.score, task.module, sets["test"], config)
-        default = next(p for p in points if (p.name, p.precision) == (default_point, "fp32"))
-        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], default.threshold)
+        seen = rounded.config.input.crop_scale
+        if config.input.crop_scale != seen:
+            provenance["student_crop_scale_in_training"] = f"{config.input.crop_scale:g}"
+        before = score_set(task.score, task.module, sets["test"], with_crop(config, seen))
+        threshold = fp32_point(points, default_point).threshold
+        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], threshold)
     file = make_facts(
         data=folder,
         points=points,
@@ -187,7 +192,7 @@ def facts_command(
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     licences = {picture.key: picture.licence for picture in read_manifest(folder)}
     np.save(golden, sets["test"].crops(golden_indices(sets["test"], licences), spec), allow_pickle=False)
-    chosen = next(p for p in points if (p.name, p.precision) == (file.default_operating_point, "fp32"))
+    chosen = fp32_point(points, default_point)
     console.print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
@@ -208,7 +213,7 @@ def round_command(
 ) -> None:
     """Round a student's weights: choose one INT8 grid on train crops and fine-tune on it."""
     network, config = load_trained(student)
-    config = _with_crop(config, crop_scale)
+    config = with_crop(config, crop_scale)
     samples = SampleSet.load(train)
     calibration = calibration_crops(samples, config.input.spec(), crops)
     model = equalise(ExportModel(network, UNCALIBRATED, config.input.normalisation()), calibration)
@@ -220,15 +225,6 @@ def round_command(
         f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
     )
     save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
-
-
-def _with_crop(config: TrainConfig, crop_scale: float | None) -> TrainConfig:
-    if crop_scale is None:
-        return config
-    seen = msgspec.structs.replace(config.input, crop_scale=crop_scale)
-    changed = msgspec.structs.replace(config, input=seen)
-    check_config(changed)
-    return changed
 
 
 @app.command()
@@ -288,7 +284,7 @@ def latency(
 ) -> None:
     """Time every artefact on this machine, one thread, and write latency.json; leave the machine alone meanwhile."""
     items = artefacts(out)
-    records = measure_latency(items, np.load(golden, allow_pickle=False), rounds=rounds)
+    records = measure_latency(items, read_golden(golden), rounds=rounds)
     for record in records:
         console.print(f"{record.engine}/{record.precision}: median {record.median_ms:.3f} ms, 95 % {record.p95_ms:.3f}")
     console.print(f"{records[0].cpu}; {write_latency(out, items, records)}")
@@ -343,7 +339,7 @@ def publish_command(
         read_facts(facts),
         spec=rounded.config.input.spec(),
         calibration=file,
-        golden_rgb=np.asarray(np.load(golden, allow_pickle=False)),
+        golden_rgb=read_golden(golden),
         tolerance=tolerance,
         models=models or models_folder(),
     )
@@ -372,10 +368,11 @@ def run(
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
     """Every step from `round` to `publish`. Nothing is published when one fails."""
+    check_point(default_point)
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"
-    if not checkpoint.is_file() or not _is_of(load_rounded(checkpoint), student, crop_scale):
+    if not checkpoint.is_file() or not load_rounded(checkpoint).is_of(student, crop_scale=crop_scale, steps=steps):
         round_command(student, checkpoint, train, crops, steps, crop_scale=crop_scale)
     calibrate(checkpoint=checkpoint, dev=dev, calibration=calibration)
     export(checkpoint, calibration, out)
@@ -397,10 +394,8 @@ def run(
         default_point=default_point,
     )
     known = read_facts(facts)
-    threshold = next(
-        p.threshold for p in known.operating_points if (p.name, p.precision) == (known.default_operating_point, "fp32")
-    )
-    parity(checkpoint, calibration, out, test, threshold)
+    chosen = fp32_point(known.operating_points, known.default_operating_point)
+    parity(checkpoint, calibration, out, test, chosen.threshold)
     latency(out=out, golden=golden)
     publish_command(
         checkpoint=checkpoint,
@@ -411,11 +406,6 @@ def run(
         models=models,
         tolerance=tolerance,
     )
-
-
-def _is_of(rounded: Rounded, student: Path, crop_scale: float | None) -> bool:
-    same_crop = crop_scale is None or rounded.config.input.crop_scale == crop_scale
-    return same_crop and rounded.info.parent_sha256 == sha256_of(student)
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, load_trained
-from quantize.imitation import FINDER_SHIFT, Imitation, feature_error, mixup, moved, pool
+from quantize.imitation import FINDER, Imitation, feature_error, mixup, moved, pool
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
 from quantize.students import Student, new_student
 from quantize.teachers import Taught, Teacher, together
@@ -87,7 +87,7 @@ class DistilTask:
         map_side = config.input.size_px // trunk.stride
         self._teachers = tuple(teachers)
         self._imitation = imitation or Imitation()
-        self._shift = FINDER_SHIFT / config.input.crop_scale
+        self._shift = FINDER.shift / config.input.crop_scale
         for teacher in self._teachers:
             if teacher.method != config.method.name:
                 raise ConfigError(

@@ -87,6 +87,30 @@ LIMITATIONS = (
 )
 
 
+def check_point(name: str) -> None:
+    """Refuse a name of no operating point, before hours are spent.
+
+    Raises:
+        CalibrationDataError: There is no such operating point.
+    """
+    if name not in OPERATING_POINTS:
+        raise CalibrationDataError(
+            f"no operating point {name!r} to be the default; one of {', '.join(OPERATING_POINTS)}"
+        )
+
+
+def fp32_point(points: Sequence[OperatingPoint], name: str) -> OperatingPoint:
+    """The operating point of that name at full precision, which parity and the cost of rounding are measured at.
+
+    Raises:
+        CalibrationDataError: There is none.
+    """
+    for point in points:
+        if (point.name, point.precision) == (name, "fp32"):
+            return point
+    raise CalibrationDataError(f"no operating point {name!r} at full precision was measured")
+
+
 def operating_points(
     dev: ScoredSet, test: ScoredSet, precision: Precision, names: Sequence[str] = OPERATING_POINTS
 ) -> list[OperatingPoint]:
@@ -222,12 +246,7 @@ def make_facts(
         notes: As :func:`network_notes`.
         default_point: Operating point that users get by default.
         provenance: Seeds, software, what the student was distilled from.
-
-    Raises:
-        CalibrationDataError: The default operating point is none of those that were measured.
     """
-    if default_point not in (names := sorted({point.name for point in points})):
-        raise CalibrationDataError(f"no operating point {default_point!r} to be the default; {', '.join(names)} exist")
     text = TEXTS[config.name]
     return Facts(
         id=model,

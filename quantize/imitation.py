@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from training.data.samples import CropJitter
 from training.errors import ConfigError
 from training.methods.base import without_autocast
 
-#: How far a finder's box may lie off: share of its side to every side, and relative change of the side.
-FINDER_SHIFT, FINDER_SCALE = 0.06, 0.12
+#: How far a finder's box may lie off.
+FINDER = CropJitter()
 #: A channel that is the same everywhere counts no more than one with this deviation.
 _LEAST_DEVIATION = 1e-3
 
@@ -86,7 +87,7 @@ def pool(features: Tensor) -> Tensor:
     return features.mean(dim=(2, 3), keepdim=True)
 
 
-def moved(rgb: Tensor, shift: float, scale: float = FINDER_SCALE) -> Tensor:
+def moved(rgb: Tensor, shift: float, scale: float = FINDER.scale) -> Tensor:
     """Crops as another box would have cut them; beyond the edge they are mirrored.
 
     Args:

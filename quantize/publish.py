@@ -80,6 +80,21 @@ def read_facts(path: Path) -> Facts:
         raise PublishError(f"{path} are no facts about a model: {error}") from error
 
 
+def read_golden(path: Path) -> UInt8Array:
+    """Read the golden pictures, uint8 (n, S, S, 3), n >= 1.
+
+    Raises:
+        PublishError: They are missing, malformed or something else.
+    """
+    try:
+        rgb = np.asarray(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise PublishError(f"{path} are no golden pictures: {error}") from error
+    if rgb.ndim != 4 or len(rgb) == 0 or rgb.shape[3] != 3 or rgb.dtype != np.uint8:
+        raise PublishError(f"golden vectors need uint8 (n, S, S, 3) with n >= 1, got {rgb.dtype} {rgb.shape}")
+    return rgb
+
+
 def publish(
     model: ExportModel,
     folder: Path,

@@ -113,7 +113,8 @@ def _files(card: ModelCard) -> str:
 def _latency_note(card: ModelCard) -> list[str]:
     measured = sorted({(r.cpu, r.threads, r.n) for r in card.latency})
     return [
-        f"Latency: median of {n} crops, {threads} thread{'s' * (threads > 1)}, {cpu}; the network alone."
+        f"Latency of the network alone: median of {n} runs on one crop each, {threads} thread{'s' * (threads > 1)}, "
+        f"{cpu}."
         for cpu, threads, n in measured
     ]
 

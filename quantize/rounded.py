@@ -23,7 +23,7 @@ from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
 from training.checkpoint import load_checkpoint, load_exactly, save_checkpoint
-from training.config import TrainConfig
+from training.config import TrainConfig, check_config
 from training.errors import StateMismatchError
 
 _KIND = "rounded student"
@@ -68,7 +68,7 @@ class Rounded:
 
     Attributes:
         grid: The network as INT8 engines compute it.
-        config: Configuration of the student's training.
+        config: Configuration of the student's training; its crop is that for which the student was rounded.
         info: How it came about.
     """
 
@@ -79,6 +79,34 @@ class Rounded:
     def fp32(self) -> ExportModel:
         """The network with the same weights and float activations."""
         return without_activation_grids(self.grid)
+
+    def is_of(self, student: Path, *, crop_scale: float | None, steps: int) -> bool:
+        """Whether rounding that student anew, with these settings, would give this one.
+
+        Args:
+            student: Checkpoint of a student.
+            crop_scale: Crop that is asked for; ``None`` for that of its training.
+            steps: Steps of fine-tuning.
+
+        Raises:
+            CheckpointError: The file is missing or damaged.
+        """
+        wanted = config_of(load_checkpoint(student), student).input.crop_scale if crop_scale is None else crop_scale
+        same = self.config.input.crop_scale == wanted and self.info.steps == steps
+        return same and self.info.parent_sha256 == sha256_of(student)
+
+
+def with_crop(config: TrainConfig, crop_scale: float | None) -> TrainConfig:
+    """The same configuration for another crop, or for its own where there is none.
+
+    Raises:
+        ConfigError: No crop can have that scale.
+    """
+    if crop_scale is None:
+        return config
+    changed = msgspec.structs.replace(config, input=msgspec.structs.replace(config.input, crop_scale=crop_scale))
+    check_config(changed)
+    return changed
 
 
 def save_rounded(  # noqa: PLR0917 - each is one thing the file records
@@ -96,7 +124,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         path: The file; replaced in one step.
         grid: As :func:`quantize.grid.fit_grid` returned it, fine-tuned or not.
         parent: Checkpoint of the student that was rounded.
-        config: The student's configuration.
+        config: The student's configuration, with the crop for which it was rounded.
         chosen: How the grid was chosen.
         tuning: How it was fine-tuned.
         record: What fine-tuning did.

@@ -124,15 +124,19 @@ def test_a_checkpoint_is_scored_at_the_sides_that_are_asked_for_and_only_once(
     out = tmp_path / "candidates.jsonl"
     options = ("--name", "s", "--captures", str(captures), "--out", str(out))
     checkpoint, dev = str(tmp_path / "s.safetensors"), str(write_set(tmp_path / "dev", toy_set(8, split="dev")))
-    call("score", checkpoint, "--dev", dev, "--sides", "32,48", *options)
+    call("score", checkpoint, "--dev", dev, "--sides", "48", *options)
     call("score", checkpoint, "--dev", dev, *options)
+    call("score", checkpoint, "--dev", dev, "--sides", "32,48", *options)
     call("score", checkpoint, "--dev", dev, "--crop-scale", "1.5", *("tight" if o == "s" else o for o in options))
     found = read_candidates(out)
     seen = [(c.name, c.network, c.crop_scale) for c in found]
-    assert seen == [("s", "plain_s@32", 1.2), ("s", "plain_s@48", 1.2), ("tight", "plain_s@32", 1.5)]
+    assert seen == [("s", "plain_s@48", 1.2), ("s", "plain_s@32", 1.2), ("tight", "plain_s@32", 1.5)]
     assert all(0 <= c.flips <= 1 and c.crops("112b") in {0.0, 0.5, 1.0} for c in found)
     with pytest.raises(ConfigError, match="not scored on captures"):
         found[0].of("native")
+    for wrong in ("0", "100", "a", "32,"):
+        with pytest.raises(ConfigError, match="multiples of 16"):
+            call("score", checkpoint, "--dev", dev, "--sides", wrong, *options)
     train = str(write_set(tmp_path / "train", toy_set(8)))
     with pytest.raises(ConfigError, match="held-out people"):
         call("score", checkpoint, "--dev", train, *options)

@@ -26,6 +26,7 @@ def captures(tmp_path: Path) -> Path:
     folder = tmp_path / "captures"
     folder.mkdir()
     lines = [f"{file},{label},{source},crop,112" for file, label, source, _ in _CAPTURES]
+    lines += ["f.png,live,x,crop,native", "g.png,spoof,x,crop,native"]  # of a size that was not scored
     (folder / "manifest.csv").write_text("\n".join(["file,label,source,kind,size", *lines]) + "\n")
     (folder / "scores.csv").write_text(
         "\n".join(["file,score", *(f"{file},{'' if s is None else s}" for file, *_, s in _CAPTURES)]) + "\n"

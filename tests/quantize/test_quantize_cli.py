@@ -1,6 +1,7 @@
 import sys
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -94,6 +95,26 @@ def test_a_student_is_rounded_for_the_crop_that_is_asked_for(tmp_path, monkeypat
     assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", 1.1) == 0
     assert load_rounded(tmp_path / "r").config.input == msgspec.structs.replace(config.input, crop_scale=1.1)
     assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", -1) == 3
+
+
+def test_a_default_operating_point_that_does_not_exist_is_refused_at_once(checkpoint, tmp_path, monkeypatch, capsys):
+    sets = ["--train", tmp_path, "--dev", tmp_path, "--test", tmp_path]
+    arguments = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--id", "tiny", *sets]
+    assert run(monkeypatch, "run", *arguments, "--default-point", "bpcer2") == 3
+    assert "no operating point 'bpcer2'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"no array", None])
+def test_golden_pictures_that_are_none_are_refused(content, tmp_path, monkeypatch, capsys):
+    golden = tmp_path / "golden.npy"
+    if content is None:
+        np.save(golden, np.zeros((0, 8, 8, 3), np.uint8))
+    else:
+        golden.write_bytes(content)
+    monkeypatch.setattr("quantize.__main__.artefacts", lambda _: [])
+    assert run(monkeypatch, "latency", "--out", tmp_path, "--golden", golden) == 3
+    assert "golden" in capsys.readouterr().err
 
 
 def test_distillation_starts_from_another_student_but_not_from_two(tmp_path, monkeypatch, capsys):

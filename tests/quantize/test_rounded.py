@@ -12,11 +12,11 @@ from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, empty_student
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, conv_names, fit_grid, float_activations, grids
-from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded
+from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded, with_crop
 from quantize.students import ExportModel, Platt
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
-from training.errors import StateMismatchError
+from training.errors import ConfigError, StateMismatchError
 
 CONFIG = TrainConfig(input=InputConfig(size_px=32, brightness=True), method=MethodConfig(trunk="efficientnet_lite0"))
 NOTE = {"teacher_sha256": "ab12", "alpha": 0.3, "started_from_it": True}
@@ -127,3 +127,18 @@ def test_fp32_and_int8_share_their_weights(saved: Path) -> None:
     codes = plain.weight / loaded.grid.trunk.get_submodule(name).scale[:, None, None, None]
     torch.testing.assert_close(codes, codes.round(), rtol=0, atol=1e-3)
     assert codes.abs().max() == pytest.approx(63)
+
+
+def test_a_rounded_student_is_that_of_its_parent_crop_and_steps(saved: Path, parent: Path, tmp_path: Path) -> None:
+    rounded = load_rounded(saved)
+    assert rounded.is_of(parent, crop_scale=None, steps=TUNING.steps)
+    assert rounded.is_of(parent, crop_scale=CONFIG.input.crop_scale, steps=TUNING.steps)
+    assert not rounded.is_of(parent, crop_scale=1.1, steps=TUNING.steps)
+    assert not rounded.is_of(parent, crop_scale=None, steps=0)
+    checkpoint = load_checkpoint(parent)
+    other = with_crop(CONFIG, 1.1)
+    save_checkpoint(tmp_path / "other", checkpoint.tensors, {"config": msgspec.to_builtins(other)})
+    assert not rounded.is_of(tmp_path / "other", crop_scale=CONFIG.input.crop_scale, steps=TUNING.steps)
+    assert with_crop(CONFIG, None) is CONFIG
+    with pytest.raises(ConfigError):
+        with_crop(CONFIG, 0.0)

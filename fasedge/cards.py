@@ -23,7 +23,7 @@ Precision = Literal["fp32", "int8"]
 EngineName = Literal["openvino", "litert", "onnxruntime"]
 CARD_NAME = "card.json"
 #: The model that is used when none is named.
-DEFAULT_MODEL = "a-deeppixbis"
+DEFAULT_MODEL = "edge-rgb"
 
 
 class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

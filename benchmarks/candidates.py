@@ -243,7 +243,7 @@ def plot(
 
     timed, found = read_latencies(latencies), read_candidates(results)
     cost = [_timed(timed, c).ratio for c in found]
-    area = [_timed(timed, c).kilobytes / 8 for c in found]
+    area = [_timed(timed, c).kilobytes / 3 for c in found]
     figure = Figure(figsize=(13, 5.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     panels: tuple[tuple[str, list[float | None]], ...] = (
@@ -270,7 +270,7 @@ def plot(
         axes.set_xlabel(f"INT8 latency / {YARDSTICK} FP32 (OpenVINO)")
         axes.set_xlim(left=0)
         axes.grid(alpha=0.3)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, markerscale=0.6)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, markerscale=0.4)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, metadata={"Software": None})
 

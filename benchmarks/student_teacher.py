@@ -3,23 +3,26 @@
     python -m benchmarks.student_teacher students/recoloured_1.safetensors --out teacher_1.safetensors
 
 Both networks are EfficientNet-Lite0, the mean of its map, and one logit; only the files differ. ``python -m quantize
-distil --teacher`` takes the result.
+distil --teacher`` takes the result. A student of that method that ``distil`` left becomes a teacher likewise.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.students import StudentOptions, load_student
+from quantize.errors import CheckpointMismatchError
+from quantize.export import load_trained
+from quantize.students import PixelLogitStudent
 from training.build import BinaryTask
 from training.checkpoint import load_exactly, save_checkpoint
 from training.config import InputConfig, MethodConfig, OptimiserConfig, TrainConfig
-from training.errors import CheckpointError
+from training.errors import CheckpointError, StateMismatchError
 
 _OF_INPUT = "input."
 
@@ -64,18 +67,40 @@ def as_teacher(
     return task, config
 
 
+def of_distilled(path: Path) -> tuple[BinaryTask, TrainConfig]:
+    """A student that ``python -m quantize distil`` left, as a task.
+
+    Raises:
+        CheckpointError: It is no such student, or one of another method.
+    """
+    try:
+        student, config = load_trained(path)
+    except (CheckpointMismatchError, StateMismatchError) as error:
+        raise CheckpointError(
+            f"{path} is no student of an experiment (`benchmarks.transfer run --keep` writes them) and none of "
+            f"`python -m quantize distil` ({error})"
+        ) from error
+    if not isinstance(student, PixelLogitStudent):
+        raise CheckpointError(f"{path} is a student of {config.method.name}; one of binary-trunk is wanted")
+    task = BinaryTask(config)
+    tensors = {name: value for name, value in student.state_dict().items() if name.startswith("trunk.")}
+    weight, bias = student.filter.weight, student.filter.bias
+    tensors |= {"last.weight": weight.detach().flatten(1), "last.bias": cast(Tensor, bias).detach()}
+    load_exactly(task.module, tensors, what=str(path))
+    task.module.eval()
+    return task, config
+
+
 def main(
-    student: Annotated[Path, typer.Argument(help="What `benchmarks.transfer run --keep` wrote.")],
+    student: Annotated[Path, typer.Argument(help="What `benchmarks.transfer run --keep` or `quantize distil` wrote.")],
     *,
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
-    size: Annotated[int, typer.Option(help="Side of the pictures.")] = 112,
-    crop_scale: Annotated[float, typer.Option(help="Side of the crops over the side of the face box.")] = 1.4,
+    size: Annotated[int, typer.Option(help="Side of the pictures; a student of `distil` keeps its own.")] = 112,
+    crop_scale: Annotated[float, typer.Option(help="Side of the crops over that of the face box; likewise.")] = 1.4,
 ) -> None:
     """Write the checkpoint."""
     found = load_student(student)
-    if found is None:
-        raise CheckpointError(f"{student} is no student of an experiment; `benchmarks.transfer run --keep` writes them")
-    task, config = as_teacher(*found, size, crop_scale)
+    task, config = as_teacher(*found, size, crop_scale) if found is not None else of_distilled(student)
     save_checkpoint(out, task.module.state_dict(), {"config": msgspec.to_builtins(config)})
 
 

@@ -26,7 +26,9 @@ def main(
     n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 9000,
     seed: Annotated[int, typer.Option(help="Seed of the set; the same seed gives the same set.")] = 411,
     bona_fide: Annotated[str, typer.Option(help=f"Bona fide pictures: {', '.join(get_args(BonaFide))}.")] = "untouched",
-    picture_px: Annotated[int, typer.Option(help="Side of the pictures; above 228 they are larger and not sharper.")] = PICTURE_PX,
+    picture_px: Annotated[
+        int, typer.Option(help="Side of the pictures; above 228 they are larger and not sharper.")
+    ] = PICTURE_PX,
     data: Annotated[Path | None, typer.Option(help="Folder of the face pack; default: $FASEDGE_DATA.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
 ) -> None:

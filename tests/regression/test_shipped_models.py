@@ -108,10 +108,13 @@ def test_engines_answer_alike(model: str, precision: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_pack_is_not_so_easy_that_nothing_could_change(model: str) -> None:
-    """Scores lie on both sides of the threshold in each class: a broken file has something to break."""
+    """Scores lie on both sides of the threshold in each class: a broken file has something to break.
+
+    How many do says nothing of a model: the pack's faces, of some 80 px, are softer than a detector would accept.
+    """
     scores, data = reference_of(model), presentations(model)
     accepted = scores >= data.threshold
-    assert 0.5 < accepted[data.labels == 1].mean() < 1
+    assert 0.1 < accepted[data.labels == 1].mean() < 1
     assert 0 < accepted[data.labels == 0].mean() < 0.9
 
 

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from benchmarks.crop_jitter import count_flips
 from benchmarks.edge_latency import YARDSTICK, Timed
-from benchmarks.transfer import Cutter, RealResult, auc, read_captures, show, summarise, whole_lines
+from benchmarks.records import add_record, read_records
+from benchmarks.transfer import Cutter, RealResult, auc, read_captures, show, summarise
 from fasedge import metrics
 from fasedge.preprocess import InputSpec
 from fasedge.types import UInt8Array
@@ -142,7 +143,7 @@ def parse_sides(text: str) -> list[int]:
 
 def read_candidates(path: Path) -> list[Candidate]:
     """Candidates that are on record."""
-    return [msgspec.json.decode(line, type=Candidate) for line in whole_lines(path)]
+    return read_records(path, Candidate)
 
 
 def read_latencies(path: Path) -> dict[str, Timed]:
@@ -193,8 +194,7 @@ def score(
         if any((c.name, c.size_px) == (name, side) for c in read_candidates(out)):
             continue
         record = judge(checkpoint, name, simulated, crops, side=side, crop=crop_scale)
-        with out.open("ab") as stream:
-            stream.write(msgspec.json.encode(record) + b"\n")
+        add_record(out, record)
         print(f"{name}, {record.network}: dev {record.dev_auc:.3f}, real {record.crops('112b'):.3f}")
 
 

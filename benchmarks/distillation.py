@@ -23,6 +23,7 @@ import numpy as np
 import typer
 
 from benchmarks.candidates import Candidate, judge, read_candidates
+from benchmarks.records import add_record
 from benchmarks.transfer import Cutter, read_captures, show, spread
 from quantize.distil_command import new_task
 from quantize.imitation import Imitation
@@ -131,8 +132,7 @@ def run(
             folder = runs / label.replace(" ", "_").replace(",", "")
             checkpoint = train_one(way, settings, teacher, (taught_on, simulated), folder)
             record = judge(checkpoint, label, simulated, crops)
-            with out.open("ab") as stream:
-                stream.write(msgspec.json.encode(record) + b"\n")
+            add_record(out, record)
             print(f"{label}: dev {record.dev_auc:.3f}, real {record.crops('112b'):.3f}")
 
 

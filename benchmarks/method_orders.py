@@ -36,7 +36,8 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.transfer import show, whole_lines
+from benchmarks.records import add_record, read_records
+from benchmarks.transfer import show
 from training.config import AugmentConfig, InputConfig, MethodConfig, OptimiserConfig, TrainConfig, check_config
 from training.errors import ConfigError
 from training.evaluation.evaluating import Options, Pair, evaluate_runs
@@ -211,7 +212,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_outcomes(path: Path) -> list[Outcome]:
     """Runs that are on record."""
-    return [msgspec.json.decode(line, type=Outcome) for line in whole_lines(path)]
+    return read_records(path, Outcome)
 
 
 @app.command()
@@ -241,10 +242,7 @@ def run(
         if any(_is(found, study, row, task, config) for found in read_outcomes(out)):
             continue
         outcome = _train((study, row, task), config, sets, runs)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        # One write of less than a page: processes that share the file do not tear each other's lines.
-        with out.open("ab", buffering=0) as stream:
-            stream.write(msgspec.json.encode(outcome) + b"\n")
+        add_record(out, outcome)
         print(f"{outcome.row}, {task or WHOLE}, seed {seed}: AUC {outcome.auc:.4f}, HTER {100 * outcome.hter:.1f} %, "
               f"{outcome.seconds:.0f} s", flush=True)  # fmt: skip
 

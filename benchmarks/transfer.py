@@ -27,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.real_captures import read_capture
+from benchmarks.records import add_record, read_records
 from benchmarks.students import Joined, StudentOptions, crop_logits, save_student, train_student
 from fasedge import metrics
 from fasedge.errors import SourceError
@@ -185,16 +186,9 @@ def by_species(samples: SampleSet, logits: NDArray[np.float64]) -> dict[str, flo
     return out
 
 
-def whole_lines(path: Path) -> list[bytes]:
-    """Lines of a file; a last one that was cut off while it was written is left out, and so is a file that is not."""
-    if not path.is_file():
-        return []
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-
-
 def read_runs(path: Path) -> list[Run]:
     """Runs that are on record."""
-    return [msgspec.json.decode(line, type=Run) for line in whole_lines(path)]
+    return read_records(path, Run)
 
 
 @app.command()
@@ -245,8 +239,7 @@ def run(
             dev_by_species=by_species(simulated, logits),
             real=tuple(found),
         )
-        with out.open("ab") as stream:
-            stream.write(msgspec.json.encode(record) + b"\n")
+        add_record(out, record)
         print(_line(record))
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from benchmarks.records import add_record, read_records
 from benchmarks.students import crop_logits, load_student
-from benchmarks.transfer import Cutter, RealResult, read_captures, show, spread, summarise, whole_lines
+from benchmarks.transfer import Cutter, RealResult, read_captures, show, spread, summarise
 from fasedge.preprocess import InputSpec
 from training.errors import CheckpointError, ConfigError
 
@@ -83,7 +84,7 @@ def member_logits(member: Member, seed: int, crops: Cutter) -> NDArray[np.float6
 
 def read_joints(path: Path) -> list[Joint]:
     """Records that are on file."""
-    return [msgspec.json.decode(line, type=Joint) for line in whole_lines(path)]
+    return read_records(path, Joint)
 
 
 @app.command()
@@ -106,8 +107,7 @@ def score(
             continue
         logits = np.mean([member_logits(member, seed, crops) for member in parsed], axis=0)
         record = Joint(name=name, seed=seed, members=parsed, real=tuple(summarise(real, logits, 0.0)))
-        with out.open("ab") as stream:
-            stream.write(msgspec.json.encode(record) + b"\n")
+        add_record(out, record)
 
 
 def rows(joints: Sequence[Joint], sizes: Sequence[str]) -> list[list[str]]:

@@ -170,14 +170,14 @@ def facts_command(
         "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
         "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
     }
+    chosen = fp32_point(points, default_point)
     if student is not None:
         task, config = load_task(student)
         seen = rounded.config.input.crop_scale
         if config.input.crop_scale != seen:
             provenance["student_crop_scale_in_training"] = f"{config.input.crop_scale:g}"
         before = score_set(task.score, task.module, sets["test"], with_crop(config, seen))
-        threshold = fp32_point(points, default_point).threshold
-        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], threshold)
+        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], chosen.threshold)
     file = make_facts(
         data=folder,
         points=points,
@@ -192,7 +192,6 @@ def facts_command(
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     licences = {picture.key: picture.licence for picture in read_manifest(folder)}
     np.save(golden, sets["test"].crops(golden_indices(sets["test"], licences), spec), allow_pickle=False)
-    chosen = fp32_point(points, default_point)
     console.print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 

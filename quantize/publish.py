@@ -90,9 +90,13 @@ def read_golden(path: Path) -> UInt8Array:
         rgb = np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise PublishError(f"{path} are no golden pictures: {error}") from error
+    _check_golden(rgb)
+    return rgb
+
+
+def _check_golden(rgb: UInt8Array) -> None:
     if rgb.ndim != 4 or len(rgb) == 0 or rgb.shape[3] != 3 or rgb.dtype != np.uint8:
         raise PublishError(f"golden vectors need uint8 (n, S, S, 3) with n >= 1, got {rgb.dtype} {rgb.shape}")
-    return rgb
 
 
 def publish(
@@ -217,8 +221,7 @@ def _copy(item: Artefact, folder: Path, model_id: str) -> FileCard:
 
 
 def _write_golden(folder: Path, model: ExportModel, rgb: UInt8Array, tolerance: float) -> tuple[GoldenVectors, int]:
-    if rgb.ndim != 4 or len(rgb) == 0 or rgb.dtype != np.uint8:
-        raise PublishError(f"golden vectors need uint8 (n, S, S, 3) with n >= 1, got {rgb.dtype} {rgb.shape}")
+    _check_golden(rgb)
     with torch.inference_mode():
         score, score_map = (out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy())))
     path = folder / GOLDEN_NAME

@@ -152,7 +152,7 @@ def _meta(name: str) -> MethodConfig:
 RFMETA = Study(
     TrainConfig(
         input=InputConfig(size_px=64, crop_scale=1.2),
-        optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.0, batch=50, epochs=4),
+        optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.0, batch=50, epochs=2),
         augment=msgspec.structs.replace(_PLAIN, flip=0.0),
     ),
     {

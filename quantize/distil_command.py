@@ -11,11 +11,14 @@ import torch
 import typer
 from rich.console import Console
 
-from fasedge.cards import sha256_of
+from fasedge.cards import find_model, load_card, sha256_of
 from quantize.distill import DistilTask, load_teacher
 from quantize.export import load_trained
 from quantize.imitation import Imitation
 from quantize.options import DevOption
+from quantize.published import weights_of
+from quantize.rgbd import METHOD, take_colour
+from quantize.rgbd_task import RgbdTask, check_teacher, load_rgbd_teacher
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from training.checkpoint import load_exactly
 from training.config import TrainConfig, load_config
@@ -49,6 +52,10 @@ def distil(
     begin: Annotated[
         Path | None, typer.Option("--from", help="Start from a student of the same trunk that `distil` left.")
     ] = None,
+    colour: Annotated[
+        str | None,
+        typer.Option(help="Of a student of cmfl: model whose branch of colour it takes and leaves as it is."),
+    ] = None,
 ) -> None:
     """Train the student, with or without teachers."""
     if start and not teacher:
@@ -56,12 +63,56 @@ def distil(
     if start and begin is not None:
         raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
     settings = load_config(config)
+    task: DistilTask | RgbdTask
     how = Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady)
-    task, note = new_task(settings, teacher or [], how, start=start, begin=begin)
+    if settings.method.name == METHOD:
+        if how != Imitation(alpha=alpha) or start or begin is not None:
+            raise typer.BadParameter("a student of cmfl has --teacher, --alpha and --colour only")
+        task, note = new_rgbd_task(settings, teacher or [], alpha, colour)
+    elif colour is not None:
+        raise typer.BadParameter("--colour is for students of cmfl")
+    else:
+        task, note = new_task(settings, teacher or [], how, start=start, begin=begin)
     samples = joined([SampleSet.load(path) for path in train])
     console = Console()
     for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
         console.print(record.line())
+
+
+def new_rgbd_task(
+    config: TrainConfig, teachers: Sequence[Path], alpha: float, colour: str | None
+) -> tuple[RgbdTask, dict[str, str | float | bool]]:
+    """A student of CMFL ready to be taught.
+
+    Args:
+        config: Its configuration; its first weights come from the configuration's seed.
+        teachers: Checkpoints of CMFL.
+        alpha: Weight of the imitation of their logits.
+        colour: Id or folder of a published model, see :func:`quantize.rgbd.take_colour`.
+
+    Returns:
+        As :func:`new_task`.
+
+    Raises:
+        CheckpointError: A file is missing or damaged.
+        CheckpointMismatchError: A file is of something else.
+        ConfigError: Settings, student and teachers do not fit each other.
+        StateMismatchError: The branch of colour is of another trunk.
+        ModelNotFoundError: There is no such model.
+    """
+    torch.manual_seed(config.seed)
+    masters = [load_rgbd_teacher(path) for path in teachers]
+    for path, (_, known) in zip(teachers, masters, strict=True):
+        check_teacher(config, known, path)
+    task = RgbdTask(config, [master for master, _ in masters], alpha)
+    note: dict[str, str | float | bool] = {}
+    if masters:
+        note |= {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": alpha}
+    if colour is not None:
+        card = load_card(find_model(colour))
+        take_colour(task.module, weights_of(colour))
+        note |= {"colour_of": f"{card.id} {card.version}"}
+    return task, note
 
 
 def new_task(

@@ -10,7 +10,8 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import ClassVar, TypeVar, cast
 
 import torch
@@ -25,23 +26,19 @@ from training.inputs import BrightnessNorm, GraphInput
 from training.methods.base import at_least_float32, without_autocast
 
 _SQUARED_NORM_FLOOR = 1e-12
-StudentT = TypeVar("StudentT", bound="Student")
+StudentT = TypeVar("StudentT", bound=nn.Module)
 
 
-class Head(nn.Module, ABC):
+class Head(nn.Module):
     """From the trunk's map, float32 (N, C, m, m), to a value per cell (N, m, m), with constants."""
 
     #: What a value is, for cards and messages.
     value: ClassVar[str]
 
-    @abstractmethod
-    def forward(self, features: Tensor) -> Tensor:
-        """Values of the cells."""
-
     @staticmethod
-    @abstractmethod
     def share(pooled: Tensor) -> Tensor:
-        """Mean values mapped to [0, 1], before calibration."""
+        """Mean values mapped to [0, 1], before calibration: the sigmoid."""
+        return torch.sigmoid(pooled)
 
 
 class CosineHead(Head):
@@ -85,11 +82,6 @@ class LogitHead(Head):
     def forward(self, features: Tensor) -> Tensor:
         """Of any size."""
         return F.conv2d(features, cast(Tensor, self.weight), cast(Tensor, self.bias)).squeeze(1)
-
-    @staticmethod
-    def share(pooled: Tensor) -> Tensor:
-        """The sigmoid."""
-        return torch.sigmoid(pooled)
 
 
 class Student(nn.Module, ABC):
@@ -148,6 +140,10 @@ class Student(nn.Module, ABC):
     @abstractmethod
     def head(self) -> Head:
         """The same with the filter as it is now, for export: its own copy, without gradients."""
+
+    def exported(self, platt: Platt, brightness: BrightnessNorm | None) -> ExportModel:
+        """What becomes an artefact."""
+        return ExportModel(self, platt, brightness)
 
 
 class PixelCosineStudent(Student):
@@ -249,10 +245,12 @@ class Platt:
     Attributes:
         scale: > 0, so that a higher mean stays a higher score.
         bias: Any finite number.
+        heads: Calibration of the single heads of a network that has several, by the names of their scores.
     """
 
     scale: float
     bias: float
+    heads: Mapping[str, Platt] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.bias)):
@@ -269,32 +267,50 @@ class ExportModel(nn.Module):
         student: A trained student.
         platt: Calibration of the mean over the cells.
         brightness: As in training.
+
+    Attributes:
+        inputs: Channels of each input of the artefact, by name, in order. Where there are several, *pictures* are all
+            of them together, uint8 (N, S, S, C), in that order.
+        outputs: Names of the outputs, in order.
     """
+
+    inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"rgb": 3})
+    outputs: ClassVar[tuple[str, ...]] = ("score", "map")
 
     def __init__(self, student: Student, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
         super().__init__()
-        self.platt = platt
         trunk = student.trunk
-        self.input = (
+        first = (
             GraphInput(brightness, trunk.input_mean, trunk.input_std)
             if isinstance(trunk, Trunk)
             else GraphInput(brightness)
         )
-        self.trunk = fold_batch_norm(trunk.deployed() if isinstance(trunk, Trunk) else trunk)
-        self.head = student.head()
+        self._assemble(first, trunk.deployed() if isinstance(trunk, Trunk) else trunk, student.head(), platt)
+
+    def _assemble(self, first: nn.Module, trunk: nn.Module, head: Head, platt: Platt) -> None:
+        """Put the parts together, as constants."""
+        self.platt = platt
+        self.input = first
+        self.trunk = fold_batch_norm(trunk)
+        self.head = head
         self.eval()
         for parameter in self.parameters():
             parameter.requires_grad_(False)
 
-    def features(self, rgb: Tensor) -> Tensor:
-        """uint8 (N, S, S, 3) to the trunk's float32 (N, C, m, m)."""
-        return cast(Tensor, self.trunk(self.input(rgb)))
+    def streams(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Pictures to what the trunk takes: float32 (N, C, S, S) for each of its inputs."""
+        return (cast(Tensor, self.input(pictures)),)
 
-    def cells(self, rgb: Tensor) -> Tensor:
-        """uint8 (N, S, S, 3) to the values of the cells, float32 (N, m, m)."""
-        return cast(Tensor, self.head(self.features(rgb)))
+    def features(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Pictures to what the trunk gives: float32 (N, C, m, m) for each of its outputs."""
+        found = self.trunk(*self.streams(pictures))
+        return found if isinstance(found, tuple) else (cast(Tensor, found),)
 
-    def forward(self, rgb: Tensor) -> tuple[Tensor, Tensor]:
+    def cells(self, pictures: Tensor) -> Tensor:
+        """Pictures to the values of the cells, float32 (N, m, m)."""
+        return cast(Tensor, self.head(*self.features(pictures)))
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
         """Score and map.
 
         Args:
@@ -307,6 +323,10 @@ class ExportModel(nn.Module):
         cells = self.cells(rgb)
         score = torch.sigmoid(cells.mean(dim=(1, 2)) * self.platt.scale + self.platt.bias)
         return score, torch.sigmoid(cells * self.platt.scale + self.platt.bias)
+
+    def example(self, n: int, size_px: int) -> dict[str, Tensor]:
+        """Grey pictures by which converters trace the network: uint8 (n, S, S, C) for each input, by name."""
+        return {name: torch.full((n, size_px, size_px, c), 128, dtype=torch.uint8) for name, c in self.inputs.items()}
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:

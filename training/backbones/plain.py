@@ -10,7 +10,7 @@ Source: Ding et al., "RepVGG: Making VGG-style ConvNets Great Again", CVPR 2021,
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, cast
 
 import torch
@@ -18,10 +18,11 @@ import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor, nn
 
 from training.backbones.base import Trunk
-from training.errors import ConfigError
+from training.errors import ConfigError, StateMismatchError
 
 #: Channels and layers of the four stages of stride 2, by name; the numbers of parameters are those at inference.
 SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "plain_xs": ((8, 16, 32, 64), (1, 1, 2, 2)),  # 0.08 M parameters; for depth, which has one channel
     "plain_s": ((16, 32, 64, 128), (1, 1, 2, 2)),  # 0.30 M parameters
     "plain_m": ((16, 32, 64, 128), (1, 2, 2, 3)),  # 0.45 M
     "plain_l": ((32, 64, 96, 128), (1, 2, 3, 3)),  # 0.70 M
@@ -44,14 +45,17 @@ class PlainLayer(nn.Module):
         super().__init__()
         self.wide = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.wide_norm = nn.BatchNorm2d(out_channels)
-        self.point = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+        self.point = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.point_norm = nn.BatchNorm2d(out_channels)
         same = in_channels == out_channels and stride == 1
         self.same_norm = nn.BatchNorm2d(in_channels) if same else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Float (N, in, H, W) to (N, out, H/stride, W/stride)."""
-        y: Tensor = self.wide_norm(self.wide(x)) + self.point_norm(self.point(x))
+        # Every second value is taken before the 1x1 convolution: with one input channel and a stride of its own, its
+        # gradient on a CPU writes beyond its memory (torch 2.13).
+        step = self.wide.stride[0]
+        y: Tensor = self.wide_norm(self.wide(x)) + self.point_norm(self.point(x[:, :, ::step, ::step]))
         if self.same_norm is not None:
             y = y + self.same_norm(x)
         return F.relu(y)
@@ -74,6 +78,32 @@ class PlainLayer(nn.Module):
         conv.weight.data.copy_(weight)
         cast(Tensor, conv.bias).data.copy_(bias)
         return nn.Sequential(conv, nn.ReLU())
+
+    @torch.no_grad()
+    def load_merged(self, weight: Tensor, bias: Tensor) -> None:
+        """Become the layer whose merged form has these filters and this bias, in evaluation mode.
+
+        Args:
+            weight: (out, in, 3, 3).
+            bias: (out,).
+
+        Raises:
+            StateMismatchError: The shapes are not those of this layer.
+        """
+        if weight.shape != self.wide.weight.shape or bias.shape != self.wide_norm.bias.shape:
+            raise StateMismatchError(
+                f"expected filters {tuple(self.wide.weight.shape)} and as many biases, got {tuple(weight.shape)} and "
+                f"{tuple(bias.shape)}"
+            )
+        self.wide.weight.copy_(weight)
+        for norm in (self.wide_norm, self.point_norm, self.same_norm):
+            if norm is not None:
+                # What the others add is nothing; a variance of 1 - eps makes the first divide by exactly 1.
+                cast(Tensor, norm.running_mean).zero_()
+                cast(Tensor, norm.running_var).fill_(1 - norm.eps)
+                norm.weight.fill_(float(norm is self.wide_norm))
+                norm.bias.zero_()
+        self.wide_norm.bias.copy_(bias)
 
 
 def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -122,6 +152,27 @@ class PlainTrunk(Trunk):
         """Map (N, in_channels, H, W) images to (N, out_channels, H/16, W/16); H and W divisible by 16."""
         features: Tensor = self.layers(x)
         return features if self.projection is None else cast(Tensor, self.projection(features))
+
+    def load_merged(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become the network whose merged form, see :meth:`deployed`, has these tensors, in evaluation mode.
+
+        Args:
+            tensors: As ``deployed().state_dict()``.
+
+        Raises:
+            StateMismatchError: They are those of another network.
+        """
+        wanted = {name: value.shape for name, value in self.deployed().state_dict().items()}
+        if wanted != {name: value.shape for name, value in tensors.items()}:
+            raise StateMismatchError(
+                f"expected the {len(wanted)} tensors of a merged network of {len(self.layers)} layers, got "
+                f"{len(tensors)}, or some of other shapes"
+            )
+        for place, layer in enumerate(self.layers):
+            cast(PlainLayer, layer).load_merged(tensors[f"{2 * place}.weight"], tensors[f"{2 * place}.bias"])
+        if self.projection is not None:
+            last = f"{2 * len(self.layers)}."
+            self.projection.load_state_dict({name: tensors[last + name] for name in ("weight", "bias")})
 
     def deployed(self) -> nn.Module:
         """The same function at inference, one convolution per layer."""

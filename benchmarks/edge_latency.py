@@ -37,7 +37,7 @@ from quantize.export import Artefact, artefact, export_fp32, export_int8
 from quantize.grid import GridConfig, conv_names, fit_grid, release
 from quantize.grid import in_float as leading_float
 from quantize.latency import interleaved
-from quantize.openvino_export import export_openvino_fp32
+from quantize.openvino_export import save_ir, to_openvino
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from training.backbones import TRUNKS
 from training.errors import ConfigError
@@ -128,12 +128,13 @@ def write(name: str, folder: Path, engines: list[EngineName]) -> tuple[list[Arte
         torch.manual_seed(0)
         yardstick = MiniFASNetV2().eval()
         file = artefact(folder, "openvino", "fp32")
-        export_openvino_fp32(cast(ExportModel, yardstick), file.path, YARDSTICK_PX)
+        save_ir(to_openvino(yardstick, YARDSTICK_PX), file.path)
         return [file], yardstick, YARDSTICK_PX
     model, side = candidate(name)
     sample = pictures(side)
-    names, start = conv_names(model), leading_float(name.partition("@")[0])
-    grid = release(fit_grid(model, sample, GridConfig(float_convs=tuple(names[: start.weights]))), names[: start.convs])
+    start = leading_float(name.partition("@")[0])
+    rounded = fit_grid(model, sample, GridConfig(float_convs=tuple(conv_names(model, start.weights))))
+    grid = release(rounded, conv_names(model, start.convs))
     quantized = export_int8(grid, folder, side, sample[:1], engines, largest=None)
     return export_fp32(model, folder, side, engines) + quantized, model, side
 

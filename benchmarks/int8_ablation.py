@@ -27,6 +27,7 @@ from quantize.calibrate import calibration_crops
 from quantize.equalise import equalise
 from quantize.export import load_trained
 from quantize.grid import GridConfig, conv_names, fit_grid, float_activations
+from quantize.pictures import parts, pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.rounded import UNCALIBRATED
 from quantize.students import ExportModel, Platt
@@ -59,17 +60,14 @@ VARIANTS = (
 )
 
 
-def _cosines(model: ExportModel, crops: UInt8Array) -> Scores:
+def _means(model: ExportModel, crops: UInt8Array) -> Scores:
     with torch.inference_mode():
-        parts = [
-            model.cells(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH]))).mean(dim=(1, 2))
-            for i in range(0, len(crops), _BATCH)
-        ]
-    return np.asarray(torch.cat(parts).numpy(), np.float64)
+        found = [model.pooled_heads(torch.from_numpy(part))["score"] for part in parts(crops, _BATCH)]
+    return np.asarray(torch.cat(found).numpy(), np.float64)
 
 
-def _calibrated(cosines: Scores, platt: Platt) -> Scores:
-    return np.asarray(1 / (1 + np.exp(-(platt.scale * cosines + platt.bias))), np.float64)
+def _calibrated(means: Scores, platt: Platt) -> Scores:
+    return np.asarray(1 / (1 + np.exp(-(platt.scale * means + platt.bias))), np.float64)
 
 
 def _difference(scores: Scores, reference: Scores, labels: NDArray[np.int64]) -> list[str]:
@@ -89,13 +87,15 @@ def main(
 ) -> None:
     """Print a row per variant."""
     network, config = load_trained(student)
-    samples, spec = SampleSet.load(dev), config.input.spec()
+    spec = config.input.spec()
+    plain = network.exported(UNCALIBRATED, config.input.normalisation())
+    samples = usable_part(SampleSet.load(dev), depth=plain.sees_depth)
     indices = range(min(n, len(samples)))
-    pictures, labels = samples.crops(indices, spec), samples.labels[: len(indices)]
-    calibration = calibration_crops(SampleSet.load(train), spec, crops)
-    plain = ExportModel(network, UNCALIBRATED, config.input.normalisation())
+    shown, labels = pictures(samples, indices, spec, depth=plain.sees_depth), samples.labels[: len(indices)]
+    learnt = usable_part(SampleSet.load(train), depth=plain.sees_depth)
+    calibration = calibration_crops(learnt, spec, crops, depth=plain.sees_depth)
     equalised = equalise(plain, calibration)
-    reference = _cosines(plain, pictures)
+    reference = _means(plain, shown)
     platt = fit_platt(reference, labels)
     exact = _calibrated(reference, platt)
     kinds = ("weights", "activations", "both")
@@ -109,12 +109,12 @@ def main(
                 weight_code_max=variant.weight_code_max,
                 activation_range=variant.activation_range,
                 bias_correction=variant.bias_correction,
-                float_convs=tuple(conv_names(model)[: variant.leading_float]),
+                float_convs=tuple(conv_names(model, variant.leading_float)),
             ),
         )
-        both = _calibrated(_cosines(grid, pictures), platt)
+        both = _calibrated(_means(grid, shown), platt)
         with float_activations(grid):
-            weights = _calibrated(_cosines(grid, pictures), platt)
+            weights = _calibrated(_means(grid, shown), platt)
         pairs = ((weights, exact), (both, weights), (both, exact))
         table.add_row(variant.name, *(cell for a, b in pairs for cell in _difference(a, b, labels)))
     Console(width=200).print(table)

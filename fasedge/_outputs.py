@@ -26,15 +26,29 @@ def read_outputs(outputs: Mapping[str, Array], n: int) -> tuple[list[float], lis
     Raises:
         EngineError: No score, a wrong shape, or a map with a value that is not finite.
     """
-    if "score" not in outputs:
-        raise EngineError(f"the model returned no output 'score', only {sorted(outputs) or 'nothing'}")
-    score = np.asarray(outputs["score"], np.float32)
-    if score.shape not in {(n,), (n, 1)}:
-        raise EngineError(f"expected scores of shape ({n},) or ({n}, 1), got {score.shape}")
-    scores = [float(value) for value in score.reshape(n)]
+    scores = read_scores(outputs, "score", n)
     if "map" not in outputs:
         return scores, [None] * n
     return scores, list(_read_maps(np.asarray(outputs["map"], np.float32), n))
+
+
+def read_scores(outputs: Mapping[str, Array], name: str, n: int) -> list[float]:
+    """Check one of an engine's scores.
+
+    Args:
+        outputs: The score, (N,) or (N, 1), by its name.
+        name: Which.
+        n: Number of faces that went in.
+
+    Raises:
+        EngineError: No such score, or a wrong shape.
+    """
+    if name not in outputs:
+        raise EngineError(f"the model returned no output {name!r}, only {sorted(outputs) or 'nothing'}")
+    score = np.asarray(outputs[name], np.float32)
+    if score.shape not in {(n,), (n, 1)}:
+        raise EngineError(f"expected scores of shape ({n},) or ({n}, 1), got {score.shape}")
+    return [float(value) for value in score.reshape(n)]
 
 
 def _read_maps(maps: FloatArray, n: int) -> FloatArray:

@@ -21,6 +21,9 @@ from fasedge.types import TensorNames
 
 Precision = Literal["fp32", "int8"]
 EngineName = Literal["openvino", "litert", "onnxruntime"]
+#: Outputs of a network: the score that decides where everything that it looks at is there, its map, and the scores of
+#: colour and of depth alone.
+OutputName = Literal["score", "map", "score_rgb", "score_depth"]
 CARD_NAME = "card.json"
 #: The model that is used when none is named.
 DEFAULT_MODEL = "edge-rgb"
@@ -58,7 +61,7 @@ class InputCard(_Strict, frozen=True):
 class OutputCard(_Strict, frozen=True):
     """One network output: float32, batch first."""
 
-    name: Literal["score", "map"]
+    name: OutputName
     shape: tuple[int, ...]
     meaning: str
 
@@ -104,6 +107,13 @@ class OperatingPoint(_Strict, frozen=True):
     acer: float
 
 
+class HeadCalibration(_Strict, frozen=True):
+    """The same as :class:`Calibration` for the score of a single head."""
+
+    scale: float
+    bias: float
+
+
 class Calibration(_Strict, frozen=True):
     """How the graph's score was made from the mean over its map: ``score = sigmoid(scale * mean + bias)``."""
 
@@ -111,6 +121,7 @@ class Calibration(_Strict, frozen=True):
     scale: float
     bias: float
     fitted_on: str
+    heads: dict[str, HeadCalibration] = {}
 
 
 class TrainingData(_Strict, frozen=True):
@@ -124,7 +135,7 @@ class TrainingData(_Strict, frozen=True):
 
 
 class ParityRecord(_Strict, frozen=True):
-    """How far an artefact is from the full-precision network on the same pictures."""
+    """How far an output of an artefact is from that of the full-precision network on the same pictures."""
 
     engine: str
     precision: Precision
@@ -136,6 +147,7 @@ class ParityRecord(_Strict, frozen=True):
     acer_points: float
     acer_points_reference: float
     decision_flips_percent: float
+    output: str = "score"
 
 
 class LatencyRecord(_Strict, frozen=True):

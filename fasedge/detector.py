@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,15 +14,15 @@ from types import TracebackType
 import numpy as np
 
 from fasedge._outputs import read_outputs
+from fasedge._views import Answer, MissingDepth, Viewer
 from fasedge.backends import Backend, BackendInfo, open_backend
 from fasedge.cards import DEFAULT_MODEL, ModelCard, find_model, load_card, verified_model_path
 from fasedge.engine_choice import choose_engine
-from fasedge.errors import CardError, EngineError, FasEdgeError, FrameError, InputError
+from fasedge.errors import EngineError, FasEdgeError, FrameError, InputError
 from fasedge.faces import FaceFinder, open_finder
-from fasedge.preprocess import crop_faces
 from fasedge.quality import DEFAULT_LIMITS, QualityLimits, assess
-from fasedge.scoring import QualityPolicy, Threshold, checked_policy, decide, resolve_threshold
-from fasedge.types import Face, FloatArray, Frame, Observation, PadResult, Reason, Timings
+from fasedge.scoring import QualityPolicy, Threshold, Verdict, checked_policy, decide, resolve_threshold
+from fasedge.types import Decision, Face, Frame, Observation, PadResult, Reason, Timings
 
 _LOG = logging.getLogger("fasedge")
 
@@ -44,6 +44,7 @@ class DetectorInfo:
         operating_point: Name of the operating point; ``None`` when the caller set the threshold.
         threshold: Threshold in force.
         modalities: What the score is made from.
+        missing_depth: What a frame without depth means: ``refuse`` or ``rgb``.
         quality: Limits of the quality gates; ``None`` when they are off.
         on_quality: What a broken limit does: ``refuse`` or ``warn``.
         max_faces: How many faces of a frame are judged; ``None`` for all.
@@ -58,6 +59,7 @@ class DetectorInfo:
     operating_point: str | None
     threshold: float
     modalities: tuple[str, ...]
+    missing_depth: MissingDepth
     quality: QualityLimits | None
     on_quality: QualityPolicy
     max_faces: int | None
@@ -104,6 +106,10 @@ class Detector:
         device: Device in the engine's own words.
         max_faces: Judge only that many faces, the largest ones; ``None`` judges all. Further faces are neither
             judged nor reported.
+        missing_depth: For models that look at depth, what a frame without it means. ``refuse``: its faces are *not
+            checked*, with :attr:`~fasedge.types.Reason.DEPTH_MISSING`. ``rgb``: colour alone decides, by the threshold
+            that the operating point has for colour alone; the result's ``modalities`` say so. A face over which a depth
+            camera sees (nearly) nothing is refused in either case.
 
     Raises:
         InputError: An argument is impossible.
@@ -128,6 +134,7 @@ class Detector:
         threads: int | None = None,
         device: str = "CPU",
         max_faces: int | None = None,
+        missing_depth: MissingDepth = "refuse",
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, or None to let the engine choose, got {threads}")
@@ -142,6 +149,7 @@ class Detector:
             quality=quality,
             on_quality=on_quality,
             max_faces=max_faces,
+            missing_depth=missing_depth,
         )
         path = verified_model_path(folder, item)
         # MediaPipe brings its own engine and refuses to be given another.
@@ -165,6 +173,7 @@ class Detector:
         quality: QualityLimits | None = DEFAULT_LIMITS,
         on_quality: QualityPolicy = "refuse",
         max_faces: int | None = None,
+        missing_depth: MissingDepth = "refuse",
     ) -> Detector:
         """Compose a detector from parts made by hand.
 
@@ -178,6 +187,7 @@ class Detector:
             quality: See :class:`Detector`.
             on_quality: See :class:`Detector`.
             max_faces: See :class:`Detector`.
+            missing_depth: See :class:`Detector`.
 
         Raises:
             InputError: An argument is impossible.
@@ -192,6 +202,7 @@ class Detector:
             quality=quality,
             on_quality=on_quality,
             max_faces=max_faces,
+            missing_depth=missing_depth,
         )
         detector._adopt(backend, faces)
         return detector
@@ -206,25 +217,29 @@ class Detector:
         quality: QualityLimits | None,
         on_quality: str,
         max_faces: int | None,
+        missing_depth: MissingDepth,
     ) -> None:
         if max_faces is not None and max_faces < 1:
             raise InputError(f"max_faces must be at least 1, or None for all faces, got {max_faces}")
-        if [(i.name, i.modality) for i in card.inputs] != [("rgb", "rgb")]:
-            have = ", ".join(f"{i.name} ({i.modality})" for i in card.inputs)
-            raise CardError(
-                f"model {card.id!r} needs inputs {have}; this version of fasedge makes one input, rgb (rgb)"
-            )
         self._card = card
         self._precision = precision
-        self._modalities = tuple(i.modality for i in card.inputs)
-        self._spec = card.input_spec("rgb")
-        self._threshold: Threshold = resolve_threshold(
-            card,
-            operating_point=operating_point,
-            threshold=threshold,
-            precision=precision,
-            modalities=self._modalities,
-        )
+        self._missing_depth = missing_depth
+        self._viewer = Viewer(card, missing_depth)
+        if threshold is not None and len(self._viewer.decided_by) > 1:
+            raise InputError(
+                "an own threshold fits one score, but with missing_depth='rgb' two decide, each on a scale of its own; "
+                "name an operating_point, or leave missing_depth out"
+            )
+        self._thresholds: Mapping[tuple[str, ...], Threshold] = {
+            modalities: resolve_threshold(
+                card,
+                operating_point=operating_point,
+                threshold=threshold,
+                precision=precision,
+                modalities=modalities,
+            )
+            for modalities in self._viewer.decided_by
+        }
         self._quality = quality
         self._on_quality = checked_policy(on_quality)
         self._max_faces = max_faces
@@ -242,7 +257,8 @@ class Detector:
     @property
     def info(self) -> DetectorInfo:
         """What really runs."""
-        backend = self._backend.info
+        backend, modalities = self._backend.info, self._viewer.modalities
+        threshold = self._thresholds[modalities]
         return DetectorInfo(
             model=self._card.id,
             version=self._card.version,
@@ -250,9 +266,10 @@ class Detector:
             engine=backend.engine,
             backend=backend,
             finder=self._faces.name,
-            operating_point=self._threshold.operating_point,
-            threshold=self._threshold.value,
-            modalities=self._modalities,
+            operating_point=threshold.operating_point,
+            threshold=threshold.value,
+            modalities=modalities,
+            missing_depth=self._missing_depth,
             quality=self._quality,
             on_quality=self._on_quality,
             max_faces=self._max_faces,
@@ -265,9 +282,7 @@ class Detector:
             EngineError: The detector was closed, or an engine failed: better here than at the first frame.
         """
         self._require_open()
-        side = self._spec.size_px
-        grey = np.full((1, side, side, 3), 127, np.uint8)
-        read_outputs(self._backend.infer({"rgb": grey}), 1)
+        read_outputs(self._backend.infer(self._viewer.blank()), 1)
         self._faces.find(np.full((240, 320, 3), 127, np.uint8))
 
     def detect(self, frame: Frame) -> Observation:
@@ -312,38 +327,39 @@ class Detector:
         return tuple(faces[: self._max_faces])
 
     def _judge(self, frame: Frame, faces: Sequence[Face], marks: tuple[float, float]) -> Observation:
-        crops = crop_faces(frame, faces, self._spec)
+        views = self._viewer.cut(frame, faces)
         limits = self._quality
         gates = [assess(frame, face, limits).reasons if limits else () for face in faces]
         cropped = time.perf_counter()
-        scores: Sequence[float | None]
-        maps: Sequence[FloatArray | None]
         fault = None
         try:
-            scores, maps = read_outputs(self._backend.infer({"rgb": crops}), len(faces))
+            answers = self._viewer.read(self._backend.infer(views.inputs) if views.inputs else {}, views)
         except FasEdgeError:
             _LOG.exception("model %s failed on frame %r", self._card.id, frame.name)
-            scores, maps = [None] * len(faces), [None] * len(faces)
+            answers = [Answer(None, views.modalities)] * len(faces)
             fault = Reason.ENGINE_FAULT
         inferred = time.perf_counter()
         results = tuple(
-            self._result(face, score, score_map, reasons)
-            for face, score, score_map, reasons in zip(faces, scores, maps, gates, strict=True)
+            self._result(face, answer, reasons) for face, answer, reasons in zip(faces, answers, gates, strict=True)
         )
         return _observation(frame, results, reason=fault, marks=(*marks, cropped, inferred))
 
-    def _result(
-        self, face: Face, score: float | None, score_map: FloatArray | None, reasons: tuple[Reason, ...]
-    ) -> PadResult:
-        verdict = decide(score, self._threshold.value, reasons, quality=self._on_quality)
+    def _result(self, face: Face, answer: Answer, gates: tuple[Reason, ...]) -> PadResult:
+        threshold = self._thresholds[answer.modalities].value
+        if answer.reasons:  # the network was not asked
+            verdict = Verdict(None, Decision.NON_RESPONSE, (*gates, *answer.reasons))
+        else:
+            verdict = decide(answer.score, threshold, gates, quality=self._on_quality)
+        trusted = verdict.score is not None
         return PadResult(
             face=face,
             score=verdict.score,
             decision=verdict.decision,
-            threshold=self._threshold.value,
+            threshold=threshold,
             reasons=verdict.reasons,
-            modalities=self._modalities,
-            score_map=score_map if verdict.score is not None else None,
+            heads=answer.heads if trusted else {},
+            modalities=answer.modalities,
+            score_map=answer.score_map if trusted else None,
         )
 
     def _require_open(self) -> None:

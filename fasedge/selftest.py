@@ -11,13 +11,13 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasedge._outputs import read_outputs
+from fasedge._outputs import read_outputs, read_scores
 from fasedge.backends import Backend, BackendInfo, open_backend
 from fasedge.cards import DEFAULT_MODEL, ModelCard, find_model, load_card, verified_model_path, verify_file
 from fasedge.engine_choice import choose_engine
@@ -35,11 +35,15 @@ class Golden:
         rgb: uint8 (N, S, S, 3), network inputs, red first.
         score: float32 (N,), published scores in [0, 1].
         score_map: float32 (N, m, m), published maps in [0, 1]; ``None`` for a model without a map.
+        depth: uint8 (N, S, S, 1), see :func:`fasedge.depth.depth_to_bytes`; ``None`` for a model of colour alone.
+        heads: Published scores (N,) of single heads, by the names of the outputs.
     """
 
     rgb: UInt8Array
     score: FloatArray
     score_map: FloatArray | None
+    depth: UInt8Array | None = None
+    heads: Mapping[str, FloatArray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,8 @@ class SelftestReport:
         score_difference: Largest absolute difference of a score.
         map_difference: Largest mean absolute difference of a map (over its cells); ``None`` without maps. The mean,
             as single cells of a quantised map may be off by several steps where the score is right.
-        swapped_difference: Largest change of a score when red and blue are swapped; must exceed the tolerance.
+        swapped_difference: Largest change of a score when red and blue are swapped; must exceed the tolerance. Of a
+            model that sees depth too, the score of colour alone.
         scaled_difference: Largest change of a score when pixels are scaled to 0..1; must exceed the tolerance.
         failures: What went wrong, in words; empty when all is well.
     """
@@ -116,11 +121,17 @@ def _check_golden(named: Mapping[str, NDArray[np.generic]], card: ModelCard, pat
     if missing:
         raise CardError(f"{path} lacks {', '.join(sorted(missing))}; it has {', '.join(sorted(named)) or 'nothing'}")
     n, side = card.golden.n, card.input_spec("rgb").size_px
-    rgb, score, score_map = named["rgb"], named["score"], named.get("map")
+    rgb, score, score_map, depth = named["rgb"], named["score"], named.get("map"), named.get("depth")
+    if (depth is not None) != any(i.name == "depth" for i in card.inputs):
+        raise CardError(f"{path} {'lacks' if depth is None else 'has'} depth, unlike the model")
+    if depth is not None and (depth.dtype != np.uint8 or depth.shape != (n, side, side, 1)):
+        raise CardError(f"{path}: expected depth as uint8 ({n}, {side}, {side}, 1), got {depth.dtype} {depth.shape}")
+    heads = {name: values for name, values in named.items() if name.startswith("score_")}
     if rgb.dtype != np.uint8 or rgb.shape != (n, side, side, 3):
         raise CardError(f"{path}: expected rgb as uint8 ({n}, {side}, {side}, 3), got {rgb.dtype} {rgb.shape}")
-    if score.dtype != np.float32 or score.shape != (n,) or not _in_unit_range(score):
-        raise CardError(f"{path}: expected score as float32 ({n},) in [0, 1], got {score.dtype} {score.shape}")
+    for name, values in {"score": score, **heads}.items():
+        if values.dtype != np.float32 or values.shape != (n,) or not _in_unit_range(values):
+            raise CardError(f"{path}: expected {name} as float32 ({n},) in [0, 1], got {values.dtype} {values.shape}")
     if score_map is not None and (
         score_map.dtype != np.float32 or score_map.ndim != 3 or len(score_map) != n or not _in_unit_range(score_map)
     ):
@@ -131,6 +142,8 @@ def _check_golden(named: Mapping[str, NDArray[np.generic]], card: ModelCard, pat
         rgb=rgb.astype(np.uint8),
         score=score.astype(np.float32),
         score_map=None if score_map is None else score_map.astype(np.float32),
+        depth=None if depth is None else depth.astype(np.uint8),
+        heads={name: values.astype(np.float32) for name, values in heads.items()},
     )
 
 
@@ -193,15 +206,21 @@ def compare_golden(backend: Backend, card: ModelCard, golden: Golden, *, precisi
         EngineError: The engine failed or returned something of the wrong shape.
     """
     tolerance = card.golden.tolerance
-    scores, maps = _replay(backend, golden.rgb)
-    swapped, _ = _replay(backend, np.ascontiguousarray(golden.rgb[..., ::-1]))
+    wanted = {"score": golden.score, **golden.heads}
+    scores, maps = _replay(backend, golden.rgb, golden.depth, tuple(wanted))
+    swapped, _ = _replay(backend, np.ascontiguousarray(golden.rgb[..., ::-1]), golden.depth, tuple(wanted))
     # What a network sees that is handed pixels in 0..1 as bytes: 255 becomes 1, everything else 0.
-    scaled, _ = _replay(backend, (golden.rgb // 255).astype(np.uint8))
-    score_difference = _largest(scores - golden.score)
+    scaled, _ = _replay(backend, (golden.rgb // 255).astype(np.uint8), golden.depth, tuple(wanted))
     map_difference, failures = _compare_maps(maps, golden.score_map, tolerance)
-    if not score_difference <= tolerance:
-        failures.append(f"scores differ by up to {score_difference:.4f}, allowed are {tolerance:g}")
-    swapped_difference, scaled_difference = _largest(swapped - golden.score), _largest(scaled - golden.score)
+    differences = {name: _largest(scores[name] - values) for name, values in wanted.items()}
+    score_difference = float(np.max(list(differences.values())))  # not Python's max, which may pass NaN over
+    for name, difference in differences.items():
+        if not difference <= tolerance:
+            what = "scores" if name == "score" else name
+            failures.append(f"{what} differ by up to {difference:.4f}, allowed are {tolerance:g}")
+    # Depth may outvote colour: what colour says alone shows what was done to it.
+    alone = "score_rgb" if "score_rgb" in wanted else "score"
+    swapped_difference, scaled_difference = (_largest(spoilt[alone] - wanted[alone]) for spoilt in (swapped, scaled))
     for what, difference in (("swapped colours", swapped_difference), ("pixels in 0..1", scaled_difference)):
         if not difference > tolerance:
             failures.append(f"the test would not notice {what}: scores change by {difference:.4f} only")
@@ -234,15 +253,21 @@ def _compare_maps(
     return difference, [f"maps differ by {difference:.4f} on average, allowed are {tolerance:g}"]
 
 
-def _replay(backend: Backend, rgb: UInt8Array) -> tuple[FloatArray, FloatArray | None]:
-    scores: list[float] = []
+def _replay(
+    backend: Backend, rgb: UInt8Array, depth: UInt8Array | None, names: tuple[str, ...]
+) -> tuple[dict[str, FloatArray], FloatArray | None]:
+    scores: dict[str, list[float]] = {name: [] for name in names}
     maps: list[FloatArray] = []
     for start in range(0, len(rgb), _BATCH):
-        batch = rgb[start : start + _BATCH]
-        got, got_maps = read_outputs(backend.infer({"rgb": batch}), len(batch))
-        scores += got
+        chosen = slice(start, start + _BATCH)
+        shown = {"rgb": rgb[chosen]} if depth is None else {"rgb": rgb[chosen], "depth": depth[chosen]}
+        n, outputs = len(rgb[chosen]), backend.infer(shown)
+        _, got_maps = read_outputs(outputs, n)
+        for name in names:
+            scores[name] += read_scores(outputs, name, n)
         maps += [m for m in got_maps if m is not None]
-    return np.array(scores, np.float32), np.stack(maps) if maps else None
+    found = {name: np.array(values, np.float32) for name, values in scores.items()}
+    return found, np.stack(maps) if maps else None
 
 
 def _largest(difference: FloatArray) -> float:

@@ -11,26 +11,15 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from fasedge.cards import models_folder, sha256_of
+from fasedge.cards import HeadCalibration, models_folder
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distil_command import distil
-from quantize.distill import PooledTask, load_task
+from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, sees_depth
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
-from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained, read_calibration
-from quantize.facts import (
-    DEFAULT_POINT,
-    as_scored,
-    check_point,
-    fp32_point,
-    golden_indices,
-    make_facts,
-    network_notes,
-    operating_points,
-    read_evaluations,
-    rounding_cost,
-    simulated_evaluation,
-)
+from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
+from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point
+from quantize.facts_command import facts_command
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
@@ -53,21 +42,19 @@ from quantize.options import (
     PointOption,
     StepsOption,
     TestOption,
-    ThresholdOption,
     ToleranceOption,
     TrainOption,
     VersionOption,
 )
 from quantize.pack import EvaluationPack, make_pack
-from quantize.parity import Presentations, artefact_scores, measure, reference_scores, write_parity
+from quantize.parity import Presentations, measure, reference_scores, write_parity
+from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts, read_golden
-from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded, with_crop
-from quantize.students import ExportModel
-from training.data.manifest import data_folder, read_manifest
+from quantize.rounded import UNCALIBRATED, load_calibrated, load_rounded, save_rounded, with_crop
+from training.data.manifest import data_folder
 from training.data.samples import SampleSet
 from training.evaluate import evaluate_sets, write_evaluation
-from training.loop import score_set
 from training.program import run_program
 
 DEFAULT_STEPS = FinetuneConfig().steps
@@ -77,6 +64,7 @@ app = typer.Typer(
 )
 console = Console()
 app.command()(distil)
+app.command("facts")(facts_command)
 
 
 @app.command()
@@ -90,15 +78,21 @@ def calibrate(
     task, config = load_task(checkpoint)
     if not isinstance(task, PooledTask):
         raise CheckpointMismatchError(f"{checkpoint} is no student: calibrate the score of what is exported")
-    samples = SampleSet.load(dev)
+    samples = usable_part(SampleSet.load(dev), depth=task.sees_depth)
     if samples.info.split != "dev":
         raise CalibrationDataError(f"the score is calibrated on the dev split, got {samples.info.split!r}")
-    platt = fit_platt(score_set(task.pooled, task.module, samples, config), samples.labels)
+    means = pooled_heads_of(task, samples, config)
+    fitted = {name: fit_platt(values, samples.labels) for name, values in means.items()}
+    platt = fitted.pop("score")
     file = CalibrationFile(
-        scale=platt.scale, bias=platt.bias, fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}"
+        scale=platt.scale,
+        bias=platt.bias,
+        fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}",
+        heads={name: HeadCalibration(scale=own.scale, bias=own.bias) for name, own in fitted.items()},
     )
     calibration.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-    console.print(f"score = sigmoid({platt.scale:.4f} * mean {platt.bias:+.4f})")
+    for name, own in {"score": platt, **fitted}.items():
+        console.print(f"{name} = sigmoid({own.scale:.4f} * mean {own.bias:+.4f})")
 
 
 @app.command()
@@ -113,91 +107,12 @@ def evaluate(
     task, config = load_task(checkpoint)
     scored = {}
     for name, path in (("dev", dev), ("test", test)):
-        samples = SampleSet.load(path)
-        scored[name] = as_scored(samples, score_set(task.score, task.module, samples, config))
+        samples = usable_part(SampleSet.load(path), depth=sees_depth(task))
+        scored[name] = as_scored(samples, scores_of(task.score, task, samples, config))
     results = evaluate_sets(scored["dev"], scored["test"])
     write_evaluation(out, scored["test"], results)
     for name in ("dev_auc", "test_auc", "by_source", "by_species", "by_subtype", "by_edge"):
         console.print(name, results[name])
-
-
-@app.command("facts")
-def facts_command(
-    *,
-    checkpoint: CheckpointOption,
-    calibration: CalibrationOption,
-    out: FolderOption,
-    dev: DevOption,
-    test: TestOption,
-    facts: FactsOption,
-    golden: GoldenOption,
-    student: Annotated[
-        Path | None, typer.Option(help="The student before rounding, to say what rounding cost.")
-    ] = None,
-    data: DataOption = None,
-    evaluation: EvaluationOption = None,
-    version: VersionOption = "0.1.0",
-    model_id: IdOption,
-    origin: OriginOption = "",
-    default_point: PointOption = DEFAULT_POINT,
-) -> None:
-    """Measure operating points and rates at both precisions, and choose the golden pictures."""
-    check_point(default_point)
-    rounded, _ = _model(checkpoint, calibration)
-    model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
-    sets = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
-    crops = {name: samples.crops(range(len(samples)), spec) for name, samples in sets.items()}
-    points, results, fp32_scores = [], [], {}
-    quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
-    for precision in ("fp32", "int8"):
-        scored = {}
-        for name, pictures in crops.items():
-            if precision == "fp32":
-                scores = fp32_scores[name] = reference_scores(model, pictures)
-            else:
-                scores = artefact_scores(quantized, pictures)
-            scored[name] = as_scored(sets[name], scores)
-        points += operating_points(scored["dev"], scored["test"], precision)
-        results.append(simulated_evaluation(scored["test"], precision))
-    info = rounded.info
-    provenance = {
-        "train_seed": str(rounded.config.seed),
-        "student_epoch": str(info.parent_epoch),
-        **{f"student_{name}": str(value) for name, value in info.parent_note.items()},
-        "student_sha256": info.parent_sha256,
-        "rounded_student_sha256": sha256_of(checkpoint),
-        "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
-        "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
-        "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
-    }
-    chosen = fp32_point(points, default_point)
-    if student is not None:
-        task, config = load_task(student)
-        seen = rounded.config.input.crop_scale
-        if config.input.crop_scale != seen:
-            provenance["student_crop_scale_in_training"] = f"{config.input.crop_scale:g}"
-        before = score_set(task.score, task.module, sets["test"], with_crop(config, seen))
-        provenance |= rounding_cost(before, fp32_scores["test"], sets["test"], chosen.threshold)
-    file = make_facts(
-        data=folder,
-        points=points,
-        evaluation=[*results, *read_evaluations(evaluation or [])],
-        version=version,
-        model=model_id,
-        config=rounded.config.method,
-        notes=network_notes(rounded.config.method, info.parent_note, origin),
-        default_point=default_point,
-        provenance=provenance,
-    )
-    facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-    licences = {picture.key: picture.licence for picture in read_manifest(folder)}
-    np.save(golden, sets["test"].crops(golden_indices(sets["test"], licences), spec), allow_pickle=False)
-    console.print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
-
-
-def _model(checkpoint: Path, calibration: Path) -> tuple[Rounded, CalibrationFile]:
-    file = read_calibration(calibration)
-    return load_rounded(checkpoint, file.platt()), file
 
 
 @app.command("round")
@@ -213,13 +128,15 @@ def round_command(
     """Round a student's weights: choose one INT8 grid on train crops and fine-tune on it."""
     network, config = load_trained(student)
     config = with_crop(config, crop_scale)
-    samples = SampleSet.load(train)
-    calibration = calibration_crops(samples, config.input.spec(), crops)
-    model = equalise(ExportModel(network, UNCALIBRATED, config.input.normalisation()), calibration)
-    chosen = GridConfig(float_convs=tuple(conv_names(model)[: in_float(config.method.trunk).weights]))
+    plain = network.exported(UNCALIBRATED, config.input.normalisation())
+    samples = usable_part(SampleSet.load(train), depth=plain.sees_depth)
+    calibration = calibration_crops(samples, config.input.spec(), crops, depth=plain.sees_depth)
+    model = equalise(plain, calibration)
+    chosen = GridConfig(float_convs=tuple(conv_names(model, in_float(config.method.trunk).weights)))
     tuning = FinetuneConfig(steps=steps)
     grid = fit_grid(model, calibration, chosen)
-    record = finetune(grid, model, training_crops(samples, config, tuning.batch), tuning)
+    source = training_crops(samples, config, tuning.batch, depth=plain.sees_depth)
+    record = finetune(grid, model, source, tuning)
     console.print(
         f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
     )
@@ -229,7 +146,7 @@ def round_command(
 @app.command()
 def export(checkpoint: CheckpointOption, calibration: CalibrationOption, out: FolderOption) -> None:
     """Write the FP32 network for all engines."""
-    rounded, _ = _model(checkpoint, calibration)
+    rounded, _ = load_calibrated(checkpoint, calibration)
     for item in export_fp32(rounded.fp32(), out, rounded.config.input.size_px):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
@@ -243,10 +160,11 @@ def int8(
     leading_float: LeadingOption = None,
 ) -> None:
     """Write the INT8 network for all engines."""
-    rounded, _ = _model(checkpoint, calibration)
-    sample = SampleSet.load(train).crops([0], rounded.config.input.spec())
+    rounded, _ = load_calibrated(checkpoint, calibration)
+    depth = rounded.grid.sees_depth
+    sample = pictures(usable_part(SampleSet.load(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
-    grid = release(rounded.grid, conv_names(rounded.grid)[:start])
+    grid = release(rounded.grid, conv_names(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
@@ -257,21 +175,32 @@ def parity(
     calibration: CalibrationOption,
     out: FolderOption,
     test: TestOption,
-    threshold: ThresholdOption,
+    facts: FactsOption,
 ) -> None:
-    """Compare every artefact with the FP32 network; fails when one is farther away than allowed."""
-    rounded, _ = _model(checkpoint, calibration)
+    """Compare every artefact with the FP32 network; fails when one is farther away than allowed.
+
+    Decisions are those at the default operating point of facts.json.
+    """
+    rounded, _ = load_calibrated(checkpoint, calibration)
+    known = read_facts(facts)
+    model, spec = rounded.fp32(), rounded.config.input.spec()
     samples = SampleSet.load(test)
     if samples.info.split == "train":
         raise ParityError("parity is measured on held-out samples, got a set of the train split")
-    crops = samples.crops(range(len(samples)), rounded.config.input.spec())
-    data = Presentations(crops, samples.labels, [row.species for row in samples.table], threshold)
-    report = measure(artefacts(out), reference_scores(rounded.fp32(), crops), data)
-    console.print(report.table())
-    for (a, b), value in report.cross_engine.items():
-        console.print(f"{a} and {b}: largest difference of a score {value:.4f}")
-    report.check()
-    console.print(write_parity(out, report))
+    samples = usable_part(samples, depth=model.sees_depth)
+    crops = pictures(samples, range(len(samples)), spec, depth=model.sees_depth)
+    species = [row.species for row in samples.table]
+    reports = []
+    for output, modalities in model.decisions.items():
+        point = fp32_point(known.operating_points, known.default_operating_point, modalities)
+        data = Presentations(crops, samples.labels, species, point.threshold, output)
+        report = measure(artefacts(out), reference_scores(model, crops, output), data)
+        console.print(report.table())
+        for (a, b), value in report.cross_engine.items():
+            console.print(f"{a} and {b}: largest difference of {output} {value:.4f}")
+        report.check()
+        reports.append(report)
+    console.print(write_parity(out, *reports))
 
 
 @app.command()
@@ -295,9 +224,10 @@ def pack(
     *,
     data: DataOption = None,
     per_species: Annotated[int, typer.Option(min=1, help="Attacks of each PAI species.")] = 200,
+    depth: Annotated[bool, typer.Option("--depth", help="With a simulated depth camera.")] = False,
 ) -> None:
     """Make the evaluation pack of the regression tests, from portraits in the public domain."""
-    made = make_pack(data_folder(data), per_species)
+    made = make_pack(data_folder(data), per_species, depth=depth)
     made.save(out)
     console.print(f"{out}: {len(made)} pictures, {out.stat().st_size:,} bytes")
 
@@ -312,10 +242,12 @@ def reference(
     out: Annotated[Path, typer.Option(help="File to write, .npz.")],
 ) -> None:
     """Score the evaluation pack with the torch network: what the regression tests hold published files to."""
-    rounded, _ = _model(checkpoint, calibration)
-    crops = EvaluationPack.load(pack_file).crops(rounded.config.input.spec())
+    rounded, _ = load_calibrated(checkpoint, calibration)
+    model = rounded.fp32()
+    crops = EvaluationPack.load(pack_file).pictures(rounded.config.input.spec(), depth=model.sees_depth)
+    scores = {output: reference_scores(model, crops, output) for output in model.decisions}
     with complete_file(out) as temporary:
-        np.savez(temporary, scores=reference_scores(rounded.fp32(), crops), version=np.array(version))
+        np.savez(temporary, allow_pickle=False, version=np.array(version), **scores)
     console.print(out)
 
 
@@ -331,7 +263,7 @@ def publish_command(
     tolerance: ToleranceOption = DEFAULT_TOLERANCE,
 ) -> None:
     """Write card and golden vectors, load everything back, and put the model into the package: all or nothing."""
-    rounded, file = _model(checkpoint, calibration)
+    rounded, file = load_calibrated(checkpoint, calibration)
     folder = publish(
         rounded.fp32(),
         out,
@@ -392,9 +324,7 @@ def run(
         origin=origin,
         default_point=default_point,
     )
-    known = read_facts(facts)
-    chosen = fp32_point(known.operating_points, known.default_operating_point)
-    parity(checkpoint, calibration, out, test, chosen.threshold)
+    parity(checkpoint, calibration, out, test, facts)
     latency(out=out, golden=golden)
     publish_command(
         checkpoint=checkpoint,

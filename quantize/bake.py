@@ -24,10 +24,10 @@ class NamedOutputs(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, rgb: Tensor) -> dict[str, Tensor]:
-        """uint8 (N, S, S, 3) to ``score`` (N,) and ``map`` (N, m, m)."""
-        score, score_map = self.model(rgb)
-        return {"score": score, "map": score_map}
+    def forward(self, rgb: Tensor, depth: Tensor | None = None) -> dict[str, Tensor]:
+        """The model's inputs, by their names, to its outputs."""
+        found = self.model(rgb) if depth is None else self.model(rgb, depth)
+        return dict(zip(self.model.outputs, found, strict=True))
 
 
 class CodeConv(nn.Module):
@@ -182,7 +182,7 @@ def grid_points(model: ExportModel, sample: UInt8Array) -> list[GridPoint]:
 
     Args:
         model: A model on a grid.
-        sample: One crop, uint8 (1, S, S, 3), by whose values the places can be found again in a converted file.
+        sample: One picture, uint8 (1, S, S, C), by whose values the places can be found again in a converted file.
     """
     probe = without_activation_grids(model)
     seen: dict[str, FloatArray] = {}

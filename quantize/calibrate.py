@@ -10,6 +10,8 @@ import numpy as np
 from fasedge.preprocess import InputSpec
 from fasedge.types import Label, UInt8Array
 from quantize.errors import CalibrationDataError
+from quantize.pictures import pictures
+from training.data.samples import SampleSet
 
 #: Crops that are enough for min-max ranges of a small network; more changed no range noticeably.
 DEFAULT_CROPS = 256
@@ -38,19 +40,6 @@ class CalibrationRow(Protocol):
     @property
     def split(self) -> str:
         """``train``, ``dev`` or ``test``."""
-        ...
-
-
-class CalibrationSet(Protocol):
-    """Samples with crops, as ``training.data.samples.SampleSet``."""
-
-    @property
-    def table(self) -> Sequence[CalibrationRow]:
-        """A row per sample."""
-        ...
-
-    def crops(self, indices: Sequence[int], spec: InputSpec) -> UInt8Array:
-        """Network inputs of some samples, uint8 (n, S, S, 3)."""
         ...
 
 
@@ -106,24 +95,27 @@ def _draw(
     return chosen
 
 
-def calibration_crops(samples: CalibrationSet, spec: InputSpec, n: int = DEFAULT_CROPS, *, seed: int = 0) -> UInt8Array:
-    """Crops for :func:`quantize.grid.fit_grid`.
+def calibration_crops(
+    samples: SampleSet, spec: InputSpec, n: int = DEFAULT_CROPS, *, seed: int = 0, depth: bool = False
+) -> UInt8Array:
+    """Pictures for :func:`quantize.grid.fit_grid`.
 
     Args:
         samples: A sample set of the train split.
         spec: The network's input.
         n: How many.
         seed: Of the draw.
+        depth: Whether the network looks at depth.
 
     Returns:
-        uint8 (n, S, S, 3), red first.
+        uint8 (n, S, S, C), see :func:`quantize.pictures.pictures`.
 
     Raises:
         CalibrationDataError: As for :func:`choose_samples`, or the crops are of the wrong shape.
     """
     indices = choose_samples(samples.table, n, seed=seed)
-    crops = samples.crops(indices, spec)
-    wanted = (len(indices), spec.size_px, spec.size_px, 3)
+    crops = pictures(samples, indices, spec, depth=depth)
+    wanted = (len(indices), spec.size_px, spec.size_px, 4 if depth else 3)
     if crops.dtype != np.uint8 or crops.shape != wanted:
         raise CalibrationDataError(f"expected calibration crops as uint8 {wanted}, got {crops.dtype} {crops.shape}")
     return crops

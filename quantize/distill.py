@@ -23,19 +23,24 @@ Patient and Consistent", CVPR 2022, for one view for both, and for pictures that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, load_trained
+from quantize.export import config_of, is_student, load_trained
 from quantize.imitation import FINDER, Imitation, feature_error, mixup, moved, pool
+from quantize.pictures import packed
+from quantize.rgbd import RgbdStudent
+from quantize.rgbd_task import RgbdTask
 from quantize.rounded import RoundedTask, is_rounded, load_rounded
 from quantize.students import Student, new_student
 from quantize.teachers import Taught, Teacher, together
@@ -51,10 +56,13 @@ from training.build import (
 )
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
+from training.data.samples import SampleSet
 from training.errors import ConfigError
 from training.inputs import GraphInput
 from training.methods.a_deeppixbis import a_bce
 from training.methods.base import without_autocast
+from training.scoring import named_score_batches, score_batches
+from training.tasks import Needs
 
 
 class DistilTask:
@@ -106,6 +114,8 @@ class DistilTask:
                 f"features can be imitated where there are as many; the student's map has {trunk.out_channels} "
                 f"channels, and there is {found}"
             )
+
+    sees_depth = False
 
     @property
     def module(self) -> Student:
@@ -185,14 +195,56 @@ class DistilTask:
         """Mean over the cells, (N,)."""
         return self._student.pooled(self._input(rgb))
 
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The same by the name of the score: there is one."""
+        return {"score": self.pooled(pictures)}
+
 
 @runtime_checkable
 class PooledTask(ScoringTask, Protocol):
-    """A student, rounded or not: what is calibrated is its mean over the cells."""
+    """A student, rounded or not: what is calibrated are the means over the cells of its heads."""
 
-    def pooled(self, rgb: Tensor) -> Tensor:
-        """Mean over the cells, (N,), of pictures uint8 (N, S, S, 3)."""
+    @property
+    def sees_depth(self) -> bool:
+        """Whether pictures have depth as fourth channel."""
         ...
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Means over the cells, (N,), of pictures uint8 (N, S, S, C), by the names of their scores."""
+        ...
+
+
+def scores_of(
+    score: Callable[[Tensor], Tensor], task: ScoringTask, samples: SampleSet, config: TrainConfig
+) -> NDArray[np.float64]:
+    """Score a whole set, float64 (n,).
+
+    Args:
+        score: From pictures, uint8 (N, S, S, C), to (N,); such as ``task.score``.
+        task: Whose score that is.
+        samples: The set; see :func:`quantize.pictures.usable_part`.
+        config: Its input is the one of the crops.
+    """
+    depth = sees_depth(task)
+    needs = Needs(depth=depth)
+    return score_batches(lambda batch: score(packed(batch, depth=depth)), task.module, samples, config, needs=needs)
+
+
+def pooled_heads_of(task: PooledTask, samples: SampleSet, config: TrainConfig) -> dict[str, NDArray[np.float64]]:
+    """Means over the cells of a whole set, float64 (n,), by the names of their scores; see :func:`scores_of`."""
+    depth = task.sees_depth
+    return named_score_batches(
+        lambda batch: task.pooled_heads(packed(batch, depth=depth)),
+        task.module,
+        samples,
+        config,
+        needs=Needs(depth=depth),
+    )
+
+
+def sees_depth(task: ScoringTask) -> bool:
+    """Whether a task of :func:`load_task` looks at depth."""
+    return isinstance(task, PooledTask) and task.sees_depth
 
 
 class _Losses(Protocol):
@@ -284,9 +336,11 @@ def load_task(path: Path) -> tuple[ScoringTask, TrainConfig]:
     if is_rounded(path):
         rounded = load_rounded(path)
         return RoundedTask(rounded), rounded.config
-    if not any(name.startswith("filter.") for name in load_checkpoint(path).tensors):
+    if not is_student(load_checkpoint(path)):
         return load_teacher(path)
     student, config = load_trained(path)
-    task = DistilTask(config, student=student)
+    task = (
+        RgbdTask(config, student=student) if isinstance(student, RgbdStudent) else DistilTask(config, student=student)
+    )
     task.module.eval()
     return task, config

@@ -44,7 +44,7 @@ def equalise(model: ExportModel, crops: UInt8Array, *, batch: int = 32) -> Expor
 
     Args:
         model: Folded FP32 model; not changed.
-        crops: Pictures on which ranges are measured, uint8 (n, S, S, 3).
+        crops: Pictures on which ranges are measured, uint8 (n, S, S, C).
         batch: Crops per forward pass.
 
     Returns:
@@ -129,5 +129,5 @@ def _ranges(model: ExportModel, groups: list[list[fx.Node]], crops: UInt8Array, 
 
     with torch.no_grad():
         for rgb in batches(crops, batch):
-            _Watch(trunk).run(model.input(rgb))
+            _Watch(trunk).run(*model.streams(rgb))
     return [cast(Tensor, peak) for peak in found]

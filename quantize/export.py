@@ -6,19 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from fasedge.cards import EngineName, Precision
+from fasedge.cards import EngineName, HeadCalibration, Precision
 from fasedge.types import UInt8Array
 from quantize.errors import CheckpointMismatchError, ConversionError
 from quantize.students import ExportModel, Platt, Student, load_student, new_student
 
 if TYPE_CHECKING:
+    from quantize.rgbd import RgbdStudent
     from training.checkpoint import Checkpoint
     from training.config import TrainConfig
 
+AnyStudent: TypeAlias = "Student | RgbdStudent"
 #: Engine to the suffix of its file.
 SUFFIXES: dict[EngineName, str] = {"openvino": ".xml", "litert": ".tflite", "onnxruntime": ".onnx"}
 #: All engines of the SDK; their files are written in this order.
@@ -94,15 +96,17 @@ class CalibrationFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
         scale: See :class:`quantize.students.Platt`.
         bias: Likewise.
         fitted_on: In words: which samples.
+        heads: Scale and bias of the scores of single heads, by their names.
     """
 
     scale: float
     bias: float
     fitted_on: str
+    heads: dict[str, HeadCalibration] = {}
 
     def platt(self) -> Platt:
         """The calibration itself."""
-        return Platt(self.scale, self.bias)
+        return Platt(self.scale, self.bias, {name: Platt(h.scale, h.bias) for name, h in self.heads.items()})
 
 
 def read_calibration(path: Path) -> CalibrationFile:
@@ -137,15 +141,23 @@ def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
         raise CheckpointMismatchError(f"{path} carries no configuration of a training run ({error})") from error
 
 
-def empty_student(config: TrainConfig) -> Student:
+def is_student(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint that is not rounded is one of a student, and not of a method of full size."""
+    return any(name.startswith(("filter.", "network.")) for name in checkpoint.tensors)
+
+
+def empty_student(config: TrainConfig) -> AnyStudent:
     """A student with random weights, into which those of a checkpoint go: nothing is loaded from elsewhere.
 
     Raises:
         CheckpointMismatchError: The method of the configuration has no student.
     """
+    from quantize.rgbd import METHOD, new_rgbd_student
     from training.build import build_trunk
     from training.errors import ConfigError
 
+    if config.method.name == METHOD:
+        return new_rgbd_student(config.method)
     trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
     try:
         return new_student(config.method.name, trunk, trunk.out_channels)
@@ -153,7 +165,7 @@ def empty_student(config: TrainConfig) -> Student:
         raise CheckpointMismatchError(f"the checkpoint is of no student: {error}") from error
 
 
-def load_trained(path: Path) -> tuple[Student, TrainConfig]:
+def load_trained(path: Path) -> tuple[AnyStudent, TrainConfig]:
     """Load a trained student with the configuration that it was trained with.
 
     Args:
@@ -208,7 +220,7 @@ def export_int8(
         model: As :func:`quantize.grid.fit_grid` returns it.
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input.
-        sample: One crop, uint8 (1, S, S, 3).
+        sample: One picture, uint8 (1, S, S, C).
         engines: For which engines; by default all.
         largest: Bytes that an artefact may have; ``None`` for any number, where nothing will be published.
 

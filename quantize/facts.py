@@ -15,6 +15,7 @@ from fasedge.cards import Evaluation, OperatingPoint, Precision, Rate, Source, T
 from fasedge.metrics import bootstrap_intervals
 from quantize.errors import CalibrationDataError
 from quantize.publish import Facts
+from quantize.rgbd import METHOD, depth_trunk
 from training.backbones import PLAIN_SIZES
 from training.config import MethodConfig
 from training.data.manifest import FacePicture, read_manifest
@@ -74,6 +75,13 @@ TEXTS: Mapping[str, ModelText] = {
         "(the binary baseline)",
         equations="binary cross-entropy of one logit",
     ),
+    "cmfl": ModelText(
+        summary="Small student of CMFL: judges a face in a picture with depth, as a living person or an attack; "
+        "without depth by colour alone, with a threshold of its own.",
+        method="CMFL (RGBD-MH with linear heads)",
+        paper="George and Marcel, Cross Modal Focal Loss for RGBD Face Anti-Spoofing, CVPR 2021",
+        equations="cross-modal focal loss of the branches, cross-entropy of the joint head",
+    ),
 }
 _LICENCES = {"efficientnet_lite0": " (Apache-2.0)"}
 LIMITATIONS = (
@@ -83,8 +91,16 @@ LIMITATIONS = (
     "Faces in training skew towards studio portraits and male, white and older people; error rates by skin tone, sex "
     "and age on real attacks are not known.",
     "Thresholds come from simulated data. Choose the threshold on captures of your own camera before relying on it.",
-    "RGB only: depth, where a camera has it, is not used.",
 )
+#: What else there is to say, by what a model looks at.
+_OF_INPUTS: Mapping[bool, tuple[str, ...]] = {
+    False: ("RGB only: depth, where a camera has it, is not used.",),
+    True: (
+        "Depth in training comes from simulated depth cameras; no attack was ever recorded with a real one. What the "
+        "depth head says of masks is little better than chance for those that fit well.",
+        "Depth must be aligned to colour, in millimetres, and cover the face: holes are seen as something very near.",
+    ),
+}
 
 
 def check_point(name: str) -> None:
@@ -99,22 +115,32 @@ def check_point(name: str) -> None:
         )
 
 
-def fp32_point(points: Sequence[OperatingPoint], name: str) -> OperatingPoint:
+def fp32_point(points: Sequence[OperatingPoint], name: str, modalities: tuple[str, ...]) -> OperatingPoint:
     """The operating point of that name at full precision, which parity and the cost of rounding are measured at.
+
+    Args:
+        points: Those of a model.
+        name: Of the point.
+        modalities: What its score is made from.
 
     Raises:
         CalibrationDataError: There is none.
     """
     for point in points:
-        if (point.name, point.precision) == (name, "fp32"):
+        if (point.name, point.precision, point.modalities) == (name, "fp32", modalities):
             return point
     raise CalibrationDataError(f"no operating point {name!r} at full precision was measured")
 
 
 def operating_points(
-    dev: ScoredSet, test: ScoredSet, precision: Precision, names: Sequence[str] = OPERATING_POINTS
+    dev: ScoredSet,
+    test: ScoredSet,
+    precision: Precision,
+    names: Sequence[str] = OPERATING_POINTS,
+    *,
+    modalities: tuple[str, ...] = ("rgb",),
 ) -> list[OperatingPoint]:
-    """Thresholds from dev, rates on test, for one precision."""
+    """Thresholds from dev, rates on test, for one precision and what the score is made from."""
     points = []
     for name, chosen in thresholds(dev, names).items():
         found = metrics.report(test.scores, test.labels, test.column("species"), chosen, split=test.samples.info.split)
@@ -123,7 +149,7 @@ def operating_points(
                 name=name,
                 threshold=float(chosen.value),
                 criterion=_CRITERIA[name],
-                modalities=("rgb",),
+                modalities=modalities,
                 precision=precision,
                 apcer={species: _rate(rate) for species, rate in found.apcer.per_species.items()},
                 apcer_max=float(found.apcer.max),
@@ -166,13 +192,14 @@ def rounding_cost(
     }
 
 
-def simulated_evaluation(test: ScoredSet, precision: Precision) -> Evaluation:
+def simulated_evaluation(test: ScoredSet, precision: Precision, modalities: tuple[str, ...] = ("rgb",)) -> Evaluation:
     """AUC and EER on the simulated test set, with an interval over people."""
     intervals = bootstrap_intervals(test.scores, test.labels, test.column("identity"))
     labels = test.labels
     species = ", ".join(f"{name} {auc:.4f}" for name, auc in auc_by(test, "species").items())
+    seen = "" if modalities == ("rgb",) and not test.samples.has_depth else f", {'+'.join(modalities)}"
     return Evaluation(
-        dataset=f"simulated test set, {precision} (people unseen in training; seed {test.samples.info.seed})",
+        dataset=f"simulated test set, {precision}{seen} (people unseen in training; seed {test.samples.info.seed})",
         kind="simulated",
         n_bona_fide=int((labels == 1).sum()),
         n_attack=int((labels == 0).sum()),
@@ -212,8 +239,12 @@ def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool]
         origin: What else there is to say, such as what the teachers started from.
     """
     parts = [f"{config.trunk} up to stride 16"]
+    if config.name == METHOD:
+        parts[0] = f"{config.trunk} on colour and {depth_trunk(config)} on depth, both up to stride 16"
     if config.trunk in PLAIN_SIZES:
         parts[0] += ": plain 3x3 convolutions (as RepVGG, CVPR 2021), merged"
+    if colour := taught.get("colour_of"):
+        parts.append(f"the branch of colour is that of {colour}, which learns no more")
     if config.pretrained:
         parts.append("from ImageNet weights" + _LICENCES.get(config.trunk, ""))
     if teachers := str(taught.get("teacher_sha256", "")):
@@ -267,7 +298,7 @@ def make_facts(
             "Research, prototypes and as a first layer of defence, with a threshold chosen on captures of one's own "
             "camera. Not on its own for payment, border or other high-risk decisions."
         ),
-        limitations=LIMITATIONS,
+        limitations=LIMITATIONS + _OF_INPUTS[config.name == METHOD],
         provenance=provenance,
     )
 

@@ -22,6 +22,7 @@ from torch.optim import Adam
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.grid import float_activations, grid_convs
+from quantize.pictures import pictures
 from quantize.students import ExportModel
 from training.config import TrainConfig
 from training.data.samples import CropJitter, SampleSet
@@ -67,7 +68,7 @@ def finetune(
     Args:
         model: As :func:`quantize.grid.fit_grid` returns it; its ranges stay, its weights and biases move.
         reference: The FP32 network.
-        batches: Training crops, uint8 (n, S, S, 3) each; at least ``config.steps`` of them.
+        batches: Training pictures, uint8 (n, S, S, C) each; at least ``config.steps`` of them.
         config: How.
 
     Returns:
@@ -116,7 +117,7 @@ def finetune(
 
 
 def _pooled_error(a: Tensor, b: Tensor) -> Tensor:
-    return (a.mean(dim=(1, 2)) - b.mean(dim=(1, 2))).square().mean()
+    return (a.mean(dim=(-2, -1)) - b.mean(dim=(-2, -1))).square().mean()
 
 
 def _error(a: Tensor, b: Tensor, config: FinetuneConfig) -> Tensor:
@@ -124,16 +125,17 @@ def _error(a: Tensor, b: Tensor, config: FinetuneConfig) -> Tensor:
     return (a - b).square().mean() + config.pooled_weight * _pooled_error(a, b)
 
 
-def training_crops(samples: SampleSet, config: TrainConfig, batch: int) -> Iterator[UInt8Array]:
-    """Crops of a sample set in random order, with the jitter of training, without end.
+def training_crops(samples: SampleSet, config: TrainConfig, batch: int, *, depth: bool = False) -> Iterator[UInt8Array]:
+    """Pictures of a sample set in random order, with the jitter of training, without end.
 
     Args:
         samples: The set.
         config: Configuration of the student's training: input, jitter and seed.
-        batch: Crops per batch.
+        batch: Pictures per batch.
+        depth: Whether the network looks at depth.
 
     Yields:
-        uint8 (batch, S, S, 3), red first.
+        uint8 (batch, S, S, C), see :func:`quantize.pictures.pictures`.
 
     Raises:
         CalibrationDataError: The set is smaller than a batch.
@@ -145,4 +147,6 @@ def training_crops(samples: SampleSet, config: TrainConfig, batch: int) -> Itera
     while True:
         order = rng.permutation(len(samples))
         for i in range(0, len(order) - batch + 1, batch):
-            yield samples.crops(order[i : i + batch].tolist(), config.input.spec(), jitter=jitter, rng=rng)
+            chosen = order[i : i + batch].tolist()
+            boxes = samples.boxes(chosen, jitter=jitter, rng=rng)
+            yield pictures(samples, chosen, config.input.spec(), depth=depth, boxes=boxes)

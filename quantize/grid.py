@@ -243,11 +243,27 @@ def release(model: ExportModel, convs: Sequence[str]) -> ExportModel:
     return result
 
 
-def conv_names(model: ExportModel) -> list[str]:
-    """Names of the trunk's convolutions, in order of execution."""
+def conv_names(model: ExportModel, leading: int | None = None) -> list[str]:
+    """Names of the trunk's convolutions, in order of execution.
+
+    Args:
+        model: A folded model, on a grid or not.
+        leading: Only that many behind each input of the trunk.
+    """
     trunk = cast(fx.GraphModule, model.trunk)
-    calls = [str(node.target) for node in trunk.graph.nodes if node.op == "call_module"]
-    return [name for name in calls if isinstance(trunk.get_submodule(name), (nn.Conv2d, GridConv))]
+    behind: dict[fx.Node, fx.Node] = {}
+    found: dict[fx.Node, list[str]] = {}
+    names = []
+    for node in trunk.graph.nodes:
+        if node.op == "placeholder":
+            behind[node], found[node] = node, []
+        elif node.op != "output" and node.all_input_nodes:
+            start = behind[node] = behind[node.all_input_nodes[0]]
+            if node.op == "call_module" and isinstance(trunk.get_submodule(str(node.target)), (nn.Conv2d, GridConv)):
+                found[start].append(str(node.target))
+                if leading is None or len(found[start]) <= leading:
+                    names.append(str(node.target))
+    return names
 
 
 def grids(model: ExportModel) -> dict[str, ActivationGrid]:
@@ -289,7 +305,7 @@ def fit_grid(model: ExportModel, crops: UInt8Array, config: GridConfig, *, batch
 
     Args:
         model: Folded FP32 model; not changed.
-        crops: Calibration crops, uint8 (n, S, S, 3).
+        crops: Calibration pictures, uint8 (n, S, S, C).
         config: How the grid is chosen.
         batch: Crops per forward pass.
 
@@ -382,7 +398,7 @@ def correct_biases(model: ExportModel, crops: UInt8Array) -> None:
 
     Args:
         model: A model on a grid; its own float weights are the reference.
-        crops: Calibration crops, uint8 (n, S, S, 3); at most 96 of them are used.
+        crops: Calibration pictures, uint8 (n, S, S, C); at most 96 of them are used.
 
     Source: Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019,
     section 4.2, with measured instead of computed expectations (appendix D there).
@@ -390,7 +406,7 @@ def correct_biases(model: ExportModel, crops: UInt8Array) -> None:
     trunk = cast(fx.GraphModule, model.trunk)
     step = max(1, len(crops) // _CORRECTION_CROPS)
     with torch.no_grad():
-        x = model.input(torch.from_numpy(np.ascontiguousarray(crops[::step][:_CORRECTION_CROPS])))
+        streams = iter(model.streams(torch.from_numpy(np.ascontiguousarray(crops[::step][:_CORRECTION_CROPS]))))
         float_values: dict[fx.Node, Tensor] = {}
         grid_values: dict[fx.Node, Tensor] = {}
         unread = {node: len(node.users) for node in trunk.graph.nodes}
@@ -398,6 +414,7 @@ def correct_biases(model: ExportModel, crops: UInt8Array) -> None:
             if node.op == "output":
                 break
             if node.op == "placeholder":
+                x = next(streams)
                 float_values[node], grid_values[node] = x.clone(), x.clone()
                 continue
             set_enabled(model, False)

@@ -18,6 +18,7 @@ from fasedge.types import UInt8Array
 from quantize.about import read_about, write_about
 from quantize.errors import PublishError
 from quantize.export import Artefact
+from quantize.pictures import feed
 
 LATENCY_NAME = "latency.json"
 _SETTLING, _TIMED = 4, 12
@@ -36,7 +37,7 @@ def interleaved(runs: Sequence[tuple[Backend, UInt8Array]], rounds: int) -> list
     """Time networks in turn, so that a machine that slows down slows all of them.
 
     Args:
-        runs: Networks, and pictures uint8 (n, S, S, 3) for each.
+        runs: Networks, and pictures uint8 (n, S, S, C) for each.
         rounds: Of twelve timed pictures each, after four that bring the caches back.
 
     Returns:
@@ -47,9 +48,9 @@ def interleaved(runs: Sequence[tuple[Backend, UInt8Array]], rounds: int) -> list
         for taken, (backend, pictures) in zip(times, runs, strict=True):
             for number in range(_SETTLING + _TIMED):
                 place = number % len(pictures)
-                picture = pictures[place : place + 1]
+                picture = feed(pictures[place : place + 1])
                 start = time.perf_counter()
-                backend.infer({"rgb": picture})
+                backend.infer(picture)
                 if number >= _SETTLING:
                     taken.append(time.perf_counter() - start)
     return times
@@ -62,7 +63,7 @@ def measure_latency(
 
     Args:
         items: Artefacts.
-        pictures: uint8 (n, S, S, 3), red first, at least one.
+        pictures: uint8 (n, S, S, C), at least one.
         rounds: See :func:`interleaved`.
         threads: Of the engine.
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -90,7 +89,8 @@ def export_onnx_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
         size_px: Side of the input, S.
 
     Returns:
-        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+        ``path``. The model's inputs and outputs, such as ``rgb`` uint8 (N, S, S, 3) and ``score`` (N,), ``map``
+        (N, m, m); N is free.
 
     Raises:
         ConversionError: The exporter refused the network.
@@ -123,20 +123,20 @@ def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
     return _export(result, path, size_px)
 
 
-def _export(model: nn.Module, path: Path, size_px: int) -> Path:
-    example = torch.from_numpy(np.full((2, size_px, size_px, 3), 128, np.uint8))
+def _export(model: ExportModel, path: Path, size_px: int) -> Path:
+    example, batch = model.example(2, size_px), torch.export.Dim("n", min=1)
     with complete_file(path) as temporary:
         try:
             with _quiet():
                 torch.onnx.export(
                     model.eval(),
-                    (example,),
+                    tuple(example.values()),
                     str(temporary),
                     dynamo=True,
-                    input_names=["rgb"],
-                    output_names=["score", "map"],
+                    input_names=list(model.inputs),
+                    output_names=list(model.outputs),
                     opset_version=OPSET,
-                    dynamic_shapes={"rgb": {0: torch.export.Dim("n", min=1)}},
+                    dynamic_shapes={name: {0: batch} for name in example},
                     external_data=False,
                     verbose=False,
                 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -26,20 +25,28 @@ def export_openvino_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
         size_px: Side of the input, S.
 
     Returns:
-        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+        ``path``. The model's inputs and outputs, such as ``rgb`` uint8 (N, S, S, 3) and ``score`` (N,), ``map``
+        (N, m, m); N is free.
 
     Raises:
         ConversionError: OpenVINO refused the network.
     """
-    return save_ir(to_openvino(model, size_px), path)
+    return save_ir(to_openvino(model, size_px, inputs=model.inputs, outputs=model.outputs), path)
 
 
-def to_openvino(model: nn.Module, size_px: int, *, outputs: Sequence[str] = ("score", "map")) -> Any:
-    """Convert a model that reads pictures, uint8 (N, S, S, 3).
+def to_openvino(
+    model: nn.Module,
+    size_px: int,
+    *,
+    inputs: Mapping[str, int] = ExportModel.inputs,
+    outputs: Sequence[str] = ExportModel.outputs,
+) -> Any:
+    """Convert a model that reads pictures, uint8 (N, S, S, C).
 
     Args:
-        model: By default with the outputs of :class:`~quantize.students.ExportModel`.
+        model: By default with inputs and outputs of :class:`~quantize.students.ExportModel`.
         size_px: S.
+        inputs: Names of its inputs and the channels of each, in order.
         outputs: Their names, in order.
 
     Returns:
@@ -50,14 +57,18 @@ def to_openvino(model: nn.Module, size_px: int, *, outputs: Sequence[str] = ("sc
     """
     import openvino
 
-    example = torch.from_numpy(np.full((2, size_px, size_px, 3), 128, np.uint8))
+    shapes = [(size_px, size_px, channels) for channels in inputs.values()]
+    example = tuple(torch.full((2, *shape), 128, dtype=torch.uint8) for shape in shapes)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tracing; parity measures what they warn of
-            result = openvino.convert_model(model.eval(), example_input=example, input=[-1, size_px, size_px, 3])
+            result = openvino.convert_model(
+                model.eval(), example_input=example, input=[[-1, *shape] for shape in shapes]
+            )
     except Exception as error:  # the converter raises whatever its front end raises
         raise ConversionError(f"OpenVINO cannot convert the network: {error}") from error
-    result.inputs[0].set_names({"rgb"})
+    for tensor, name in zip(result.inputs, inputs, strict=True):
+        tensor.set_names({name})
     for output, name in zip(result.outputs, outputs, strict=True):
         output.set_names({name})
     return result

@@ -28,14 +28,15 @@ def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
         size_px: Side of the input, S.
 
     Returns:
-        ``path``. Input ``rgb`` uint8 (N, S, S, 3); outputs ``score`` (N,), ``map`` (N, m, m); N is free.
+        ``path``; see :func:`quantize.openvino_export.export_openvino_fp32`.
 
     Raises:
         ConversionError: The model is on no grid, or OpenVINO refused it.
     """
     if not grids(model):
         raise ConversionError("export_openvino_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
-    return save_ir(to_openvino(with_code_convs(model), size_px), path)
+    network = to_openvino(with_code_convs(model), size_px, inputs=model.inputs, outputs=model.outputs)
+    return save_ir(network, path)
 
 
 def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_px: int) -> Path:

@@ -14,7 +14,6 @@ CalibrationOption = Annotated[
 FolderOption = Annotated[Path, typer.Option("--out", help="Folder of the artefacts.")]
 TrainOption = Annotated[Path, typer.Option("--train", help="Sample set of the train split.")]
 TestOption = Annotated[Path, typer.Option("--test", help="Sample set that is held out.")]
-ThresholdOption = Annotated[float, typer.Option(help="Threshold of the default operating point.")]
 CropsOption = Annotated[int, typer.Option("--crops", help="Calibration crops.")]
 FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written by the evaluation.")]
 GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, 3): crops that may be published.")]

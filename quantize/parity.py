@@ -20,6 +20,7 @@ from fasedge.types import FloatArray, UInt8Array
 from quantize.about import read_about, write_about
 from quantize.errors import ParityError
 from quantize.export import Artefact
+from quantize.pictures import feed, parts
 from quantize.students import ExportModel
 
 PARITY_NAME = "parity.json"
@@ -54,16 +55,18 @@ class Presentations:
     """Pictures with ground truth.
 
     Attributes:
-        crops: uint8 (n, S, S, 3), red first.
+        crops: Pictures, uint8 (n, S, S, C).
         labels: int (n,), 1 bona fide, 0 attack.
         species: PAI species of each picture; of bona fide ones anything.
         threshold: ``score >= threshold`` is bona fide.
+        output: Name of the score.
     """
 
     crops: UInt8Array
     labels: NDArray[np.int64]
     species: Sequence[str]
     threshold: float
+    output: str = "score"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,7 +121,7 @@ class ParityReport:
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(*_COLUMNS)
+        table = Table(*_COLUMNS, title=self.results[0].record.output)
         for result in self.results:
             table.add_row(*_cells(result))
         return table
@@ -173,28 +176,25 @@ def excesses(result: ArtefactParity, limits: Limits | None = None) -> list[str]:
     ]
 
 
-def reference_scores(model: ExportModel, crops: UInt8Array) -> FloatArray:
+def reference_scores(model: ExportModel, crops: UInt8Array, output: str = "score") -> FloatArray:
     """Scores of the torch FP32 network, float32 (n,)."""
+    place = model.outputs.index(output)
     with torch.inference_mode():
-        parts = [
-            model(torch.from_numpy(np.ascontiguousarray(crops[i : i + _BATCH])))[0]
-            for i in range(0, len(crops), _BATCH)
-        ]
-    return np.asarray(torch.cat(parts).numpy(), np.float32)
+        found = [model(torch.from_numpy(part))[place] for part in parts(crops, _BATCH)]
+    return np.asarray(torch.cat(found).numpy(), np.float32)
 
 
-def artefact_scores(item: Artefact, crops: UInt8Array, *, threads: int | None = None) -> FloatArray:
+def artefact_scores(
+    item: Artefact, crops: UInt8Array, output: str = "score", *, threads: int | None = None
+) -> FloatArray:
     """Scores of an artefact in its engine, float32 (n,).
 
     Raises:
         EngineError: The engine cannot load or run it.
     """
     with closing(open_backend(item.engine, item.path, threads=threads)) as backend:
-        parts = [
-            backend.infer({"rgb": np.ascontiguousarray(crops[i : i + _BATCH])})["score"]
-            for i in range(0, len(crops), _BATCH)
-        ]
-    return np.concatenate(parts).astype(np.float32).reshape(len(crops))
+        found = [backend.infer(feed(part))[output] for part in parts(crops, _BATCH)]
+    return np.concatenate(found).astype(np.float32).reshape(len(crops))
 
 
 def measure(
@@ -220,7 +220,8 @@ def measure(
             f"{n} pictures, {len(reference)} scores, {len(data.labels)} labels, {len(data.species)} species"
         )
     results = tuple(
-        compare(item, artefact_scores(item, data.crops, threads=threads), reference, data) for item in items
+        compare(item, artefact_scores(item, data.crops, data.output, threads=threads), reference, data)
+        for item in items
     )
     pairs = combinations(results, 2)
     cross = {
@@ -254,14 +255,22 @@ def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Pre
         acer_points=100 * float(metrics.acer(scores, data.labels, species, threshold=data.threshold)),
         acer_points_reference=100 * float(metrics.acer(reference, data.labels, species, threshold=data.threshold)),
         decision_flips_percent=100 * float(flips.mean()),
+        output=data.output,
     )
     change = {name: 100 * (after[name].value - before[name].value) for name in before}
     return ArtefactParity(item, record, float(difference.mean()), change, scores)
 
 
-def write_parity(folder: Path, report: ParityReport) -> Path:
-    """Write ``parity.json``; call it only after :meth:`ParityReport.check`."""
-    return write_about(folder / PARITY_NAME, [r.artefact for r in report.results], [r.record for r in report.results])
+def write_parity(folder: Path, *reports: ParityReport) -> Path:
+    """Write ``parity.json``; call it only after :meth:`ParityReport.check`.
+
+    Args:
+        folder: Of the artefacts.
+        reports: One for each score that decides, about the same artefacts.
+    """
+    results = [result for report in reports for result in report.results]
+    items = list(dict.fromkeys(result.artefact for result in results))
+    return write_about(folder / PARITY_NAME, items, [result.record for result in results])
 
 
 def read_parity(folder: Path, items: Sequence[Artefact]) -> tuple[ParityRecord, ...]:

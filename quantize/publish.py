@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -23,6 +25,7 @@ from fasedge.cards import (
     ModelCard,
     OperatingPoint,
     OutputCard,
+    OutputName,
     ParityRecord,
     Source,
     TrainingData,
@@ -40,12 +43,22 @@ from quantize.errors import PublishError
 from quantize.export import Artefact, CalibrationFile, artefacts
 from quantize.latency import read_latency
 from quantize.parity import read_parity
+from quantize.pictures import feed
 from quantize.students import ExportModel
 
 GOLDEN_NAME = "golden.npz"
 #: Largest difference of a score that a device may show. INT8 differed from FP32 by up to 0.052 on 400 crops
 #: (ImageNet trunk, calibration scale 22; it grows with that scale), by less than 0.015 between processors and engines.
 DEFAULT_TOLERANCE = 0.06
+
+
+_MODALITY: Mapping[str, Literal["rgb", "depth"]] = {"rgb": "rgb", "depth": "depth"}
+_MEANING: Mapping[OutputName, str] = {
+    "score": "sigmoid of the calibrated mean {value}; higher = more surely bona fide",
+    "map": "the same of the {value} of each cell of the crop alone",
+    "score_rgb": "the same as the score, of colour alone: does not depend on depth",
+    "score_depth": "the same as the score, of depth alone",
+}
 
 
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -81,7 +94,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def read_golden(path: Path) -> UInt8Array:
-    """Read the golden pictures, uint8 (n, S, S, 3), n >= 1.
+    """Read the golden pictures, uint8 (n, S, S, 3) or with depth (n, S, S, 4), n >= 1.
 
     Raises:
         PublishError: They are missing, malformed or something else.
@@ -95,8 +108,10 @@ def read_golden(path: Path) -> UInt8Array:
 
 
 def _check_golden(rgb: UInt8Array) -> None:
-    if rgb.ndim != 4 or len(rgb) == 0 or rgb.shape[3] != 3 or rgb.dtype != np.uint8:
-        raise PublishError(f"golden vectors need uint8 (n, S, S, 3) with n >= 1, got {rgb.dtype} {rgb.shape}")
+    if rgb.ndim != 4 or len(rgb) == 0 or rgb.shape[3] not in (3, 4) or rgb.dtype != np.uint8:
+        raise PublishError(
+            f"golden vectors need uint8 (n, S, S, 3), or 4 with depth, and n >= 1, got {rgb.dtype} {rgb.shape}"
+        )
 
 
 def publish(
@@ -118,7 +133,7 @@ def publish(
         facts: See :class:`Facts`.
         spec: The network's input.
         calibration: As built into the graph.
-        golden_rgb: uint8 (n, S, S, 3): pictures that may be published.
+        golden_rgb: uint8 (n, S, S, C): pictures that may be published.
         tolerance: Of the self-test.
         models: Where model folders lie; default: inside the package.
 
@@ -142,7 +157,7 @@ def publish(
         fresh = staging / facts.id
         fresh.mkdir()
         files = tuple(_copy(item, fresh, facts.id) for item in items)
-        parts = _Parts(facts, records, latency, spec, calibration, files, model.head.value)
+        parts = _Parts(facts, records, latency, spec, calibration, files, model)
         card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
         (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
         _verify(fresh, card)
@@ -171,29 +186,32 @@ class _Parts:
     spec: InputSpec
     calibration: CalibrationFile
     files: tuple[FileCard, ...]
-    value: str
+    model: ExportModel
 
 
 def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
     facts, spec, calibration = parts.facts, parts.spec, parts.calibration
     return ModelCard(
         schema_version=1,
-        inputs=(InputCard(name=spec.name, size_px=spec.size_px, crop_scale=spec.crop_scale),),
-        outputs=(
+        inputs=tuple(
+            InputCard(name=name, size_px=spec.size_px, crop_scale=spec.crop_scale, modality=_MODALITY[name])
+            for name in parts.model.inputs
+        ),
+        outputs=tuple(
             OutputCard(
-                name="score",
-                shape=(1,),
-                meaning=f"sigmoid of the calibrated mean {parts.value}; higher = more surely bona fide",
-            ),
-            OutputCard(
-                name="map",
-                shape=(map_side, map_side),
-                meaning=f"the same of the {parts.value} of each cell of the crop alone",
-            ),
+                name=name,
+                shape=(map_side, map_side) if name == "map" else (1,),
+                meaning=_MEANING[name].format(value=parts.model.head.value),
+            )
+            for name in parts.model.outputs
         ),
         files=parts.files,
         calibration=Calibration(
-            kind="platt", scale=calibration.scale, bias=calibration.bias, fitted_on=calibration.fitted_on
+            kind="platt",
+            scale=calibration.scale,
+            bias=calibration.bias,
+            fitted_on=calibration.fitted_on,
+            heads=calibration.heads,
         ),
         parity=parts.records,
         latency=parts.latency,
@@ -223,11 +241,12 @@ def _copy(item: Artefact, folder: Path, model_id: str) -> FileCard:
 def _write_golden(folder: Path, model: ExportModel, rgb: UInt8Array, tolerance: float) -> tuple[GoldenVectors, int]:
     _check_golden(rgb)
     with torch.inference_mode():
-        score, score_map = (out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy())))
+        found = [out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy()))]
+    outputs = dict(zip(model.outputs, found, strict=True))
     path = folder / GOLDEN_NAME
-    np.savez_compressed(path, rgb=rgb, score=score, map=score_map)
+    np.savez_compressed(path, allow_pickle=False, **feed(rgb), **outputs)
     golden = GoldenVectors(path=path.name, sha256=sha256_of(path), n=len(rgb), tolerance=tolerance)
-    return golden, int(score_map.shape[1])
+    return golden, int(outputs["map"].shape[1])
 
 
 def _verify(folder: Path, card: ModelCard) -> None:

@@ -8,14 +8,16 @@ the mean of values per cell, as those of the students that see colour alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, cast
 
 import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from fasedge.cards import OutputName
 from quantize.errors import CheckpointMismatchError
 from quantize.students import ExportModel, Head, Platt
 from training.backbones import PLAIN_SIZES, PlainTrunk, Trunk, plain_trunk
@@ -30,10 +32,7 @@ from training.settings import with_options
 METHOD = "cmfl"
 #: Names of the heads' scores, in the order of the cells: both together, colour alone, depth alone.
 SCORES = ("score", "score_rgb", "score_depth")
-#: What the decisions are made from, by the score that makes them. Depth alone decides nothing: a mask
-#: that is well made passes it.
-MODALITIES: Mapping[str, tuple[str, ...]] = MappingProxyType({"score": ("rgb", "depth"), "score_rgb": ("rgb",)})
-_DEPTH_TRUNK = "plain_xs"
+_OPTION, _DEPTH_TRUNK = "depth_trunk", "plain_xs"
 # Of depth bytes in [0, 1]: the median of the face is 0.5, and three spreads to either side are the ends.
 _DEPTH_MEAN, _DEPTH_STD = 0.5, 0.25
 
@@ -166,7 +165,11 @@ class RgbdExportModel(ExportModel):
     """
 
     inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"rgb": 3, "depth": 1})
-    outputs: ClassVar[tuple[str, ...]] = ("score", "map", "score_rgb", "score_depth")
+    outputs: ClassVar[tuple[OutputName, ...]] = ("score", "map", "score_rgb", "score_depth")
+    # Depth alone decides nothing: a mask that is well made passes it.
+    decisions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+        {"score": ("rgb", "depth"), "score_rgb": ("rgb",)}
+    )
 
     def __init__(self, student: RgbdStudent, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
         nn.Module.__init__(self)
@@ -183,6 +186,10 @@ class RgbdExportModel(ExportModel):
     def cells(self, pictures: Tensor) -> Tensor:
         """uint8 (N, S, S, 4), depth last, to the logits of the cells, float32 (N, 3, m, m), as :data:`SCORES`."""
         return super().cells(pictures)
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """uint8 (N, S, S, 4), depth last, to the logits (N,) of the heads by the names of their scores."""
+        return dict(zip(SCORES, self.cells(pictures).mean(dim=(2, 3)).unbind(1), strict=True))
 
     def forward(self, rgb: Tensor, depth: Tensor | None = None) -> tuple[Tensor, ...]:
         """Scores and map.
@@ -204,21 +211,9 @@ class RgbdExportModel(ExportModel):
         return scores[0], torch.sigmoid(cells[:, 0] * own.scale + own.bias), *scores[1:]
 
 
-class _Settings(NamedTuple):
-    trunk: str
-    cmfl: CMFLConfig
-
-
-def _settings(config: MethodConfig) -> _Settings:
-    options = dict(config.options)
-    trunk = options.pop("depth_trunk", _DEPTH_TRUNK)
-    start = msgspec.structs.replace(config, options=options)
-    known = CMFLConfig.from_profile(config.profile)
-    linear = CMFLConfig(**{name: getattr(known, name) for name in known.__slots__} | {"embed_act": "identity"})
-    for name in (config.trunk, trunk):
-        if name not in PLAIN_SIZES:
-            raise ConfigError(f"a student of cmfl has trunks of {', '.join(PLAIN_SIZES)}, got {name!r}")
-    return _Settings(str(trunk), with_options(linear, start))
+def depth_trunk(config: MethodConfig) -> str:
+    """Name of the trunk of depth."""
+    return str(config.options.get(_OPTION, _DEPTH_TRUNK))
 
 
 def new_rgbd_student(config: MethodConfig) -> RgbdStudent:
@@ -233,8 +228,14 @@ def new_rgbd_student(config: MethodConfig) -> RgbdStudent:
     """
     if config.name != METHOD:
         raise ConfigError(f"expected a run of the method {METHOD!r}, got one of {config.name!r}")
-    found = _settings(config)
-    return RgbdStudent(plain_trunk(config.trunk), plain_trunk(found.trunk, in_channels=1), found.cmfl)
+    of_depth = depth_trunk(config)
+    for name in (config.trunk, of_depth):
+        if name not in PLAIN_SIZES:
+            raise ConfigError(f"a student of cmfl has trunks of {', '.join(PLAIN_SIZES)}, got {name!r}")
+    own = {name: value for name, value in config.options.items() if name != _OPTION}
+    start = replace(CMFLConfig.from_profile(config.profile), embed_act="identity")
+    settings = with_options(start, msgspec.structs.replace(config, options=own))
+    return RgbdStudent(plain_trunk(config.trunk), plain_trunk(of_depth, in_channels=1), settings)
 
 
 def take_colour(student: RgbdStudent, tensors: Mapping[str, Tensor]) -> None:

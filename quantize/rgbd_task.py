@@ -58,6 +58,7 @@ class RgbdTask:
     """
 
     needs = Needs(depth=True)
+    sees_depth = True
 
     def __init__(
         self,
@@ -117,11 +118,15 @@ class RgbdTask:
 
     def score_batch(self, batch: Batch) -> Tensor:
         """The joint score before calibration, (N,)."""
-        return torch.sigmoid(self.pooled_heads(batch)[SCORES[0]])
+        return torch.sigmoid(_of(self.logits(batch), "joint"))
 
-    def pooled_heads(self, batch: Batch) -> dict[str, Tensor]:
-        """Logits (N,) of the heads by the names of their scores."""
-        found = self.logits(batch)
+    def score(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, S, S, 4), depth last, to the joint score before calibration, (N,)."""
+        return torch.sigmoid(self.pooled_heads(pictures)[SCORES[0]])
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """uint8 (N, S, S, 4), depth last, to the logits (N,) of the heads by the names of their scores."""
+        found = self._student(*self._input(pictures[..., :3], pictures[..., 3:]))
         return dict(zip(SCORES, (_of(found, "joint"), found.rgb, _of(found, "depth")), strict=True))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fasedge.cards import sha256_of
 from quantize.bake import without_activation_grids
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, empty_student
+from quantize.export import CalibrationFile, config_of, empty_student, read_calibration
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
@@ -181,7 +181,7 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
         raise CheckpointMismatchError(
             f"{path} is no rounded student ({error}); make one with `python -m quantize round`"
         ) from error
-    bare = ExportModel(empty_student(config), platt or UNCALIBRATED, config.input.normalisation())
+    bare = empty_student(config).exported(platt or UNCALIBRATED, config.input.normalisation())
     grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
     # Files of the first version name the filter without the head.
     tensors = {_HEAD + name if name == "unit_weight" else name: value for name, value in checkpoint.tensors.items()}
@@ -196,6 +196,17 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
     rest = {name: value for name, value in tensors.items() if name not in of_head}
     load_exactly(grid.trunk, rest, what=str(path))
     return Rounded(grid, config, info)
+
+
+def load_calibrated(checkpoint: Path, calibration: Path) -> tuple[Rounded, CalibrationFile]:
+    """Read a rounded student with its calibration.
+
+    Raises:
+        CheckpointMismatchError: A file is of something else.
+        CheckpointError: The checkpoint is missing or damaged.
+    """
+    file = read_calibration(calibration)
+    return load_rounded(checkpoint, file.platt()), file
 
 
 class RoundedTask:
@@ -217,10 +228,19 @@ class RoundedTask:
         """Move the network to a device."""
         self._model.to(device)
 
-    def score(self, rgb: Tensor) -> Tensor:
-        """uint8 (N, S, S, 3) to (N,) in [0, 1], before calibration."""
-        return self._model.head.share(self.pooled(rgb))
+    @property
+    def sees_depth(self) -> bool:
+        """Whether pictures have depth as fourth channel."""
+        return self._model.sees_depth
 
-    def pooled(self, rgb: Tensor) -> Tensor:
-        """uint8 (N, S, S, 3) to the mean over the cells, (N,)."""
-        return self._model.cells(rgb).mean(dim=(1, 2))
+    def score(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, S, S, C) to (N,) in [0, 1], before calibration."""
+        return self._model.head.share(self.pooled(pictures))
+
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """uint8 (N, S, S, C) to the mean over the cells, (N,); of several heads the one that decides."""
+        return self.pooled_heads(pictures)["score"]
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """uint8 (N, S, S, C) to the means over the cells, (N,), by the names of their scores."""
+        return self._model.pooled_heads(pictures)

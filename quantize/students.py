@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fasedge.cards import OutputName
 from quantize.errors import CheckpointMismatchError
 from training.backbones import Trunk
 from training.errors import ConfigError
@@ -250,7 +251,7 @@ class Platt:
 
     scale: float
     bias: float
-    heads: Mapping[str, Platt] = field(default_factory=lambda: MappingProxyType({}))
+    heads: Mapping[str, Platt] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0 and math.isfinite(self.bias)):
@@ -272,10 +273,12 @@ class ExportModel(nn.Module):
         inputs: Channels of each input of the artefact, by name, in order. Where there are several, *pictures* are all
             of them together, uint8 (N, S, S, C), in that order.
         outputs: Names of the outputs, in order.
+        decisions: Outputs that a threshold is applied to, and what each is made from; the first is the usual one.
     """
 
     inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"rgb": 3})
-    outputs: ClassVar[tuple[str, ...]] = ("score", "map")
+    outputs: ClassVar[tuple[OutputName, ...]] = ("score", "map")
+    decisions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({"score": ("rgb",)})
 
     def __init__(self, student: Student, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
         super().__init__()
@@ -309,6 +312,15 @@ class ExportModel(nn.Module):
     def cells(self, pictures: Tensor) -> Tensor:
         """Pictures to the values of the cells, float32 (N, m, m)."""
         return cast(Tensor, self.head(*self.features(pictures)))
+
+    @property
+    def sees_depth(self) -> bool:
+        """Whether pictures have depth as fourth channel."""
+        return "depth" in self.inputs
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        """Pictures to the means over the cells, (N,), by the names of their scores."""
+        return {"score": self.cells(pictures).mean(dim=(1, 2))}
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
         """Score and map.

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from quantize.bake import NamedOutputs
@@ -40,18 +39,18 @@ def export_tflite_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
         size_px: Side of the input, S.
 
     Returns:
-        ``path``. Signature ``serving_default``: input ``rgb`` uint8 (1, S, S, 3); outputs ``score`` (1,),
-        ``map`` (1, m, m).
+        ``path``. Signature ``serving_default``: the model's inputs and outputs by their names, such as ``rgb`` uint8
+        (1, S, S, 3) and ``score`` (1,), ``map`` (1, m, m).
 
     Raises:
         ConversionError: The converter refused the network.
     """
-    example = torch.from_numpy(np.full((1, size_px, size_px, 3), 128, np.uint8))
     with complete_file(path) as temporary:
         captured = temporary.with_name("captured.pt2")
         try:
             with quiet_converter():
-                torch.export.save(torch.export.export(NamedOutputs(model).eval(), (), {"rgb": example}), captured)
+                program = torch.export.export(NamedOutputs(model).eval(), (), model.example(1, size_px))
+                torch.export.save(program, captured)
         except Exception as error:  # graph capture raises whatever the network's code raises
             raise ConversionError(f"torch cannot capture the network for TFLite: {error}") from error
         _convert_apart(captured, temporary)

@@ -15,6 +15,7 @@ from quantize.bake import GridPoint, grid_points, without_activation_grids
 from quantize.errors import ConversionError
 from quantize.files import complete_file
 from quantize.grid import grids
+from quantize.pictures import feed
 from quantize.students import ExportModel
 from quantize.tflite_export import export_tflite_fp32, quiet_converter
 
@@ -49,7 +50,7 @@ def export_tflite_int8(model: ExportModel, path: Path, size_px: int, sample: UIn
         model: As :func:`quantize.grid.fit_grid` returns it.
         path: ``.tflite`` file; replaced in one step.
         size_px: Side of the input, S.
-        sample: One crop, uint8 (1, S, S, 3), by whose values tensors of the converted file are recognised.
+        sample: One picture, uint8 (1, S, S, C), by whose values tensors of the converted file are recognised.
 
     Returns:
         ``path``; see :func:`quantize.tflite_export.export_tflite_fp32`.
@@ -142,7 +143,9 @@ def _interpreter(source: Path) -> Any:
 def _tensors(source: Path, sample: UInt8Array) -> list[_Tensor]:
     """All intermediate float tensors of four dimensions with their values, NCHW."""
     interpreter = _interpreter(source)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], sample)
+    shown = feed(sample)
+    for name, at in interpreter.get_signature_runner(_SIGNATURE).get_input_details().items():
+        interpreter.set_tensor(at["index"], shown[name])
     interpreter.invoke()
     names = {int(item["index"]): str(item["name"]) for item in interpreter.get_tensor_details()}
     result = []

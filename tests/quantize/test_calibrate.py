@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fasedge.preprocess import InputSpec
+from fasedge.types import Box
 from quantize.calibrate import calibration_crops, choose_samples
 from quantize.errors import CalibrationDataError
 
@@ -21,8 +22,11 @@ class FakeSet:
     def __init__(self, table):
         self.table = table
 
-    def crops(self, indices, spec):
-        return np.full((len(indices), spec.size_px, spec.size_px, 3), 7, np.uint8)
+    def boxes(self, indices):
+        return [Box(0, 0, 1, 1)] * len(indices)
+
+    def crops(self, indices, spec, *, boxes):
+        return np.full((len(boxes), spec.size_px, spec.size_px, 3), 7, np.uint8)
 
 
 def lopsided():
@@ -85,8 +89,8 @@ def test_crops_have_the_shape_of_the_input():
 
 def test_crops_of_another_shape_are_refused():
     class Wrong(FakeSet):
-        def crops(self, indices, spec):
-            return np.zeros((len(indices), 8, 8, 3), np.uint8)
+        def crops(self, indices, spec, *, boxes):
+            return np.zeros((len(boxes), 8, 8, 3), np.uint8)
 
     with pytest.raises(CalibrationDataError, match=r"uint8 \(12, 16, 16, 3\), got uint8 \(12, 8, 8, 3\)"):
         calibration_crops(Wrong(lopsided()), InputSpec(size_px=16), 12)

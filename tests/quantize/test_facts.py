@@ -18,6 +18,7 @@ from quantize.facts import (
     rounding_cost,
     simulated_evaluation,
 )
+from quantize.rgbd import METHOD
 from quantize.students import STUDENTS
 from training.config import MethodConfig
 from training.data.samples import SampleRow, SampleSet, SetInfo
@@ -120,4 +121,4 @@ def test_a_card_says_which_network_it_is_and_where_its_weights_come_from() -> No
 
 
 def test_every_method_with_a_student_has_its_words_for_the_card() -> None:
-    assert set(TEXTS) == set(STUDENTS)
+    assert set(TEXTS) == {*STUDENTS, METHOD}

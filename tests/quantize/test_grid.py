@@ -167,7 +167,7 @@ def test_bias_correction_brings_the_channel_means_back_to_those_of_fp32(bench):
         model = fit_grid(bench.model, bench.calibration, GridConfig(bias_correction=correct))
         with torch.no_grad():
             rgb = torch.from_numpy(bench.calibration)
-            return (model.features(rgb) - bench.model.features(rgb)).mean(dim=(0, 2, 3)).abs().max().item()
+            return (model.features(rgb)[0] - bench.model.features(rgb)[0]).mean(dim=(0, 2, 3)).abs().max().item()
 
     assert mean_error(True) < 0.5 * mean_error(False)
 

@@ -1,0 +1,171 @@
+"""``python -m quantize facts``: what the card of a model will say, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import typer
+from rich.console import Console
+
+from fasedge.cards import Evaluation, OperatingPoint, Precision, sha256_of
+from fasedge.preprocess import InputSpec
+from fasedge.types import FloatArray, UInt8Array
+from quantize.distill import load_task, scores_of
+from quantize.export import Artefact, artefacts
+from quantize.facts import (
+    DEFAULT_POINT,
+    as_scored,
+    check_point,
+    fp32_point,
+    golden_indices,
+    make_facts,
+    network_notes,
+    operating_points,
+    read_evaluations,
+    rounding_cost,
+    simulated_evaluation,
+)
+from quantize.options import (
+    CalibrationOption,
+    CheckpointOption,
+    DataOption,
+    DevOption,
+    EvaluationOption,
+    FactsOption,
+    FolderOption,
+    GoldenOption,
+    IdOption,
+    OriginOption,
+    PointOption,
+    TestOption,
+    VersionOption,
+)
+from quantize.parity import artefact_scores, reference_scores
+from quantize.pictures import pictures, usable_part
+from quantize.rounded import RoundedInfo, load_calibrated, with_crop
+from quantize.students import ExportModel
+from training.config import TrainConfig
+from training.data.manifest import data_folder, read_manifest
+from training.data.samples import SampleSet
+
+
+def facts_command(
+    *,
+    checkpoint: CheckpointOption,
+    calibration: CalibrationOption,
+    out: FolderOption,
+    dev: DevOption,
+    test: TestOption,
+    facts: FactsOption,
+    golden: GoldenOption,
+    student: Annotated[
+        Path | None, typer.Option(help="The student before rounding, to say what rounding cost.")
+    ] = None,
+    data: DataOption = None,
+    evaluation: EvaluationOption = None,
+    version: VersionOption = "0.1.0",
+    model_id: IdOption,
+    origin: OriginOption = "",
+    default_point: PointOption = DEFAULT_POINT,
+) -> None:
+    """Measure operating points and rates at both precisions, and choose the golden pictures."""
+    check_point(default_point)
+    rounded, _ = load_calibrated(checkpoint, calibration)
+    model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
+    loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
+    sets = {name: usable_part(samples, depth=model.sees_depth) for name, samples in loaded.items()}
+    measured = _Measured(model, sets, spec)
+    quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
+    points, results = measured.everything(quantized)
+    provenance = _provenance(rounded.info, rounded.config, checkpoint)
+    chosen = fp32_point(points, default_point, next(iter(model.decisions.values())))
+    if student is not None:
+        task, config = load_task(student)
+        seen = rounded.config.input.crop_scale
+        if config.input.crop_scale != seen:
+            provenance["student_crop_scale_in_training"] = f"{config.input.crop_scale:g}"
+        before = scores_of(task.score, task, sets["test"], with_crop(config, seen))
+        provenance |= rounding_cost(before, measured.fp32_test, sets["test"], chosen.threshold)
+    file = make_facts(
+        data=folder,
+        points=points,
+        evaluation=[*results, *read_evaluations(evaluation or [])],
+        version=version,
+        model=model_id,
+        config=rounded.config.method,
+        notes=network_notes(rounded.config.method, rounded.info.parent_note, origin),
+        default_point=default_point,
+        provenance=provenance,
+    )
+    facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    licences = {picture.key: picture.licence for picture in read_manifest(folder)}
+    best = golden_indices(sets["test"], licences)
+    np.save(golden, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
+    Console().print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
+
+
+class _Measured:
+    """A model's operating points and rates at both precisions, for all that may decide.
+
+    Args:
+        model: The FP32 network.
+        sets: ``dev`` and ``test``.
+        spec: The network's input.
+
+    Attributes:
+        fp32_test: Its scores on the test set, (n,), once :meth:`everything` has been called.
+    """
+
+    def __init__(self, model: ExportModel, sets: Mapping[str, SampleSet], spec: InputSpec) -> None:
+        self._model, self._sets = model, sets
+        self._crops: dict[str, UInt8Array] = {
+            name: pictures(samples, range(len(samples)), spec, depth=model.sees_depth) for name, samples in sets.items()
+        }
+        self.fp32_test: FloatArray = np.empty(0, np.float32)
+
+    def everything(self, quantized: Artefact) -> tuple[list[OperatingPoint], list[Evaluation]]:
+        """Points and evaluations; the usual decision and full precision first."""
+        points: list[OperatingPoint] = []
+        results: list[Evaluation] = []
+        for output, modalities in self._model.decisions.items():
+            self._add(points, results, output, modalities, "fp32", None)
+            self._add(points, results, output, modalities, "int8", quantized)
+        return points, results
+
+    def _add(  # noqa: PLR0917 - what is measured, and where it goes
+        self,
+        points: list[OperatingPoint],
+        results: list[Evaluation],
+        output: str,
+        modalities: tuple[str, ...],
+        precision: Precision,
+        artefact: Artefact | None,
+    ) -> None:
+        scores = {
+            name: reference_scores(self._model, crops, output)
+            if artefact is None
+            else artefact_scores(artefact, crops, output)
+            for name, crops in self._crops.items()
+        }
+        if not len(self.fp32_test):
+            self.fp32_test = scores["test"]
+        scored = {name: as_scored(self._sets[name], values) for name, values in scores.items()}
+        points += operating_points(scored["dev"], scored["test"], precision, modalities=modalities)
+        results.append(simulated_evaluation(scored["test"], precision, modalities))
+
+
+def _provenance(info: RoundedInfo, config: TrainConfig, checkpoint: Path) -> dict[str, str]:
+    return {
+        "train_seed": str(config.seed),
+        "student_epoch": str(info.parent_epoch),
+        **{f"student_{name}": str(value) for name, value in info.parent_note.items()},
+        "student_sha256": info.parent_sha256,
+        "rounded_student_sha256": sha256_of(checkpoint),
+        "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
+        "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
+        "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
+    }

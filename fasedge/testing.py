@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ from fasedge.cards import (
     ModelCard,
     OperatingPoint,
     OutputCard,
+    OutputName,
     Precision,
     Rate,
     Source,
@@ -238,6 +240,7 @@ def fake_card(
     engines: Sequence[EngineName] = ("openvino", "litert", "onnxruntime"),
     precisions: Sequence[Precision] = ("int8",),
     golden: GoldenVectors | None = None,
+    depth: bool = False,
 ) -> ModelCard:
     """A valid card of a model that does not exist, for :meth:`fasedge.detector.Detector.from_parts`.
 
@@ -248,6 +251,7 @@ def fake_card(
         engines: Engines that the card lists a file for.
         precisions: Precisions that each engine has a file for.
         golden: Golden vectors; ``None`` names a file that does not exist.
+        depth: A model that looks at depth too. Where colour alone decides, its thresholds are half as high.
     """
     rate = Rate(value=0.05, errors=5, n=100, low=0.016, high=0.113)
     points = tuple(
@@ -255,16 +259,19 @@ def fake_card(
             name=name,
             threshold=value,
             criterion="made up",
-            modalities=("rgb",),
+            modalities=modalities,
             precision=precision,
             apcer={"print": rate},
             apcer_max=0.05,
             bpcer=rate,
             acer=0.05,
         )
+        for modalities, factor in (((("rgb", "depth"), 1.0), (("rgb",), 0.5)) if depth else ((("rgb",), 1.0),))
         for precision in precisions
-        for name, value in (("bpcer5", threshold), ("bpcer10", min(threshold + 0.2, 1.0)))
+        for name, value in (("bpcer5", factor * threshold), ("bpcer10", factor * min(threshold + 0.2, 1.0)))
     )
+    seen: tuple[Literal["rgb", "depth"], ...] = ("rgb", "depth") if depth else ("rgb",)
+    scores: tuple[OutputName, ...] = ("score", "score_rgb", "score_depth") if depth else ("score",)
     return ModelCard(
         schema_version=1,
         id="fake-model",
@@ -272,8 +279,8 @@ def fake_card(
         summary="A model for tests",
         licence="Apache-2.0",
         source=Source(method="none", paper="none", equations="none"),
-        inputs=(InputCard(name="rgb", size_px=size_px, crop_scale=crop_scale),),
-        outputs=(OutputCard(name="score", shape=(-1,), meaning="higher = bona fide"),),
+        inputs=tuple(InputCard(name=m, modality=m, size_px=size_px, crop_scale=crop_scale) for m in seen),
+        outputs=tuple(OutputCard(name=name, shape=(-1,), meaning="higher = bona fide") for name in scores),
         files=tuple(_fake_file(engine, precision) for engine in engines for precision in precisions),
         calibration=Calibration(kind="platt", scale=1.0, bias=0.0, fitted_on="nothing"),
         operating_points=points,

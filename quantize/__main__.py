@@ -224,12 +224,16 @@ def pack(
     *,
     data: DataOption = None,
     per_species: Annotated[int, typer.Option(min=1, help="Attacks of each PAI species.")] = 200,
-    depth: Annotated[bool, typer.Option("--depth", help="With a simulated depth camera.")] = False,
+    depth: Annotated[
+        Path | None, typer.Option(help="File for what a simulated depth camera sees of the same presentations, .npz.")
+    ] = None,
 ) -> None:
     """Make the evaluation pack of the regression tests, from portraits in the public domain."""
-    made = make_pack(data_folder(data), per_species, depth=depth)
-    made.save(out)
-    console.print(f"{out}: {len(made)} pictures, {out.stat().st_size:,} bytes")
+    made = make_pack(data_folder(data), per_species, depth=depth is not None)
+    made.save(out, depth)
+    for path in (out, depth):
+        if path is not None:
+            console.print(f"{path}: {len(made)} presentations, {path.stat().st_size:,} bytes")
 
 
 @app.command()
@@ -238,13 +242,14 @@ def reference(
     checkpoint: CheckpointOption,
     calibration: CalibrationOption,
     pack_file: Annotated[Path, typer.Option("--pack", help="Evaluation pack, see `pack`.")],
+    pack_depth: Annotated[Path | None, typer.Option(help="Its depth, for networks that look at it.")] = None,
     version: VersionOption,
     out: Annotated[Path, typer.Option(help="File to write, .npz.")],
 ) -> None:
     """Score the evaluation pack with the torch network: what the regression tests hold published files to."""
     rounded, _ = load_calibrated(checkpoint, calibration)
     model = rounded.fp32()
-    crops = EvaluationPack.load(pack_file).pictures(rounded.config.input.spec(), depth=model.sees_depth)
+    crops = EvaluationPack.load(pack_file, pack_depth).pictures(rounded.config.input.spec(), depth=model.sees_depth)
     scores = {output: reference_scores(model, crops, output) for output in model.decisions}
     with complete_file(out) as temporary:
         np.savez(temporary, allow_pickle=False, version=np.array(version), **scores)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -102,15 +102,20 @@ class EvaluationPack:
             out[place, ..., 0] = crop_depth(depth_mm, box, spec, measured)
         return np.concatenate([rgb, out], axis=3)
 
-    def save(self, path: Path) -> None:
-        """Write one ``.npz``, replaced in one step.
+    def save(self, path: Path, depths: Path | None = None) -> None:
+        """Write one ``.npz``, replaced in one step; depth goes into a file of its own.
+
+        Args:
+            path: For the pictures.
+            depths: For depth, if there is any.
 
         Raises:
-            ConversionError: The file cannot be written.
+            ConversionError: A file cannot be written.
         """
+        if depths is not None:
+            with complete_file(depths) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, allow_pickle=False, **_joined("depths", "ends", self.depths))
         files = _joined("jpegs", "ends", self.jpegs)
-        if self.depths:
-            files |= _joined("depths", "depth_ends", self.depths)
         with complete_file(path) as temporary, temporary.open("wb") as stream:
             np.savez(
                 stream,
@@ -122,25 +127,32 @@ class EvaluationPack:
             )
 
     @classmethod
-    def load(cls, path: Path) -> EvaluationPack:
+    def load(cls, path: Path, depths: Path | None = None) -> EvaluationPack:
         """Read what :meth:`save` wrote.
 
+        Args:
+            path: The pictures.
+            depths: Depth that belongs to them, if it is wanted.
+
         Raises:
-            CalibrationDataError: It is missing or damaged.
+            CalibrationDataError: A file is missing or damaged, or the two do not belong together.
         """
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 jpegs = _parted(file["jpegs"], file["ends"])
-                depths = _parted(file["depths"], file["depth_ends"]) if "depths" in file.files else ()
-                found = cls(jpegs, file["labels"], tuple(file["species"].tolist()), file["boxes"], depths)
+                found = cls(jpegs, file["labels"], tuple(file["species"].tolist()), file["boxes"])
             if not found.labels.shape == (len(found),) == np.shape(found.species) or found.boxes.shape != (
                 len(found),
                 4,
             ):
                 raise ValueError("it has not one label, species and box for each picture")
-            if depths and len(depths) != len(jpegs):
-                raise ValueError("it has not one depth map for each picture")
-            return found
+            if depths is None:
+                return found
+            with depths.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                maps = _parted(file["depths"], file["ends"])
+            if len(maps) != len(jpegs):
+                raise ValueError(f"{depths} has not one depth map for each picture")
+            return replace(found, depths=maps)
         except (OSError, ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
             raise CalibrationDataError(
                 f"{path} is no evaluation pack ({error}); make it with `quantize pack`"

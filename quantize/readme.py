@@ -18,6 +18,8 @@ from quantize.errors import QuantizeError
 
 BEGIN = "<!-- models:begin -->"
 END = "<!-- models:end -->"
+#: Species whose media are planar or bent, as a depth camera should notice.
+_FLAT = frozenset({"print", "replay"})
 NO_MODELS = "No model is published in this version yet; `fasedge models` lists none."
 
 
@@ -58,15 +60,17 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _worst_species(point: OperatingPoint) -> str:
-    if not point.apcer:
+def _worst_species(point: OperatingPoint, among: frozenset[str] | None = None) -> str:
+    rates = {name: rate for name, rate in point.apcer.items() if among is None or name in among}
+    if not rates:
         return "—"
     # Among equal rates the one known least well is the worst.
-    name, rate = max(point.apcer.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
+    name, rate = max(rates.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
     return f"{format_rate(rate)}, {name}"
 
 
 def _points(card: ModelCard) -> str:
+    depth = len(card.inputs) > 1
     rows = [
         (
             f"`{p.name}`" + (" (default)" if p.name == card.default_operating_point else ""),
@@ -74,11 +78,13 @@ def _points(card: ModelCard) -> str:
             p.precision,
             f"{p.threshold:.4f}",
             _worst_species(p),
+            *([_worst_species(p, _FLAT)] if depth else []),
             format_rate(p.bpcer),
         )
         for p in card.operating_points
     ]
-    return _table(("operating point", "from", "precision", "threshold", "APCER, worst species", "BPCER"), rows)
+    flat = ("APCER, prints and screens",) if depth else ()
+    return _table(("operating point", "from", "precision", "threshold", "APCER, worst species", *flat, "BPCER"), rows)
 
 
 def _evaluation(card: ModelCard) -> str:
@@ -96,14 +102,15 @@ def _evaluation(card: ModelCard) -> str:
 
 
 def _files(card: ModelCard) -> str:
-    parity = {(p.engine, p.precision): p for p in card.parity}
     latency = {(r.engine, r.precision): f"{r.median_ms:.2f} ms" for r in card.latency}
     rows = []
     for item in card.files:
-        record = parity.get((item.engine, item.precision))
+        # Of a model with several scores that decide, those of the worst.
+        records = [p for p in card.parity if (p.engine, p.precision) == (item.engine, item.precision)]
         same = ("—", "—")
-        if record is not None:
-            same = (f"{record.score_abs_diff_p99:.4f}", f"{record.decision_flips_percent:.2f} %")
+        if records:
+            difference = max(p.score_abs_diff_p99 for p in records)
+            same = (f"{difference:.4f}", f"{max(p.decision_flips_percent for p in records):.2f} %")
         taken = latency.get((item.engine, item.precision), "—")
         rows.append((f"`{item.path}`", item.engine, item.precision, f"{item.bytes / 1000:,.0f} kB", taken, *same))
     head = ("file", "engine", "precision", "size", "latency", "score difference, p99", "decisions changed")

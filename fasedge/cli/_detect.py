@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from fasedge._views import MissingDepth
 from fasedge.cards import DEFAULT_MODEL
 from fasedge.cli._draw import AnnotationWriter
 from fasedge.cli._output import (
@@ -154,6 +155,13 @@ def detect(
     depth: Annotated[
         bool, typer.Option(help="Load the depth picture NAME_depth_mm.png beside NAME_rgb.png, if there is one.")
     ] = True,
+    missing_depth: Annotated[
+        MissingDepth,
+        typer.Option(
+            help="Of a model that looks at depth, what a picture without any means. refuse: its faces are not checked; "
+            "rgb: colour alone decides, by a threshold of its own."
+        ),
+    ] = "refuse",
 ) -> None:
     """Judge every face in pictures, videos or a camera: living person or trick?
 
@@ -175,6 +183,7 @@ def detect(
         threshold=threshold,
         finder=finder.value,
         threads=threads,
+        missing_depth=missing_depth,
     )
     sampling = Sampling(recursive=recursive, depth=depth, every=every, max_frames=max_frames)
     writer = AnnotationWriter(save_dir, sources, recursive=recursive) if save_dir else None
@@ -263,9 +272,10 @@ def describe(detector: Detector) -> str:
     """What really runs, in one line."""
     info = detector.info
     point = f"operating point {info.operating_point}" if info.operating_point else "own threshold"
+    seen = "" if info.modalities == ("rgb",) else f" on {' and '.join(info.modalities)}"
     return (
         f"Model {info.model} {info.version} ({info.precision}, {info.engine} {info.backend.version}), "
-        f"{point}: bona fide from a score of {info.threshold:.3f}; faces found by {info.finder}"
+        f"{point}: bona fide from a score of {info.threshold:.3f}{seen}; faces found by {info.finder}"
     )
 
 

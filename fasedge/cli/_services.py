@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from fasedge._views import MissingDepth
 from fasedge.cards import ModelCard, find_model, list_models, load_card
 from fasedge.sources import FrameSource, open_source
 
@@ -29,6 +30,7 @@ class DetectorOptions:
     threshold: float | None = None
     finder: str = "auto"
     threads: int | None = None
+    missing_depth: MissingDepth = "refuse"
 
 
 class SourceOpener(Protocol):
@@ -58,6 +60,7 @@ def _open_detector(options: DetectorOptions) -> Detector:
         threshold=options.threshold,
         finder=options.finder,
         threads=options.threads,
+        missing_depth=options.missing_depth,
     )
 
 

@@ -25,7 +25,8 @@ from fasedge.backends import Backend, open_backend
 from fasedge.cards import find_model, load_card, verified_model_path
 from fasedge.engine_choice import choose_engine
 from fasedge.preprocess import InputSpec
-from fasedge.types import FloatArray
+from fasedge.types import FloatArray, UInt8Array
+from quantize.pictures import feed, pictures, usable_part
 from training.data.samples import CropJitter, SampleSet
 from training.errors import DataError
 
@@ -77,22 +78,30 @@ def count_flips(reference: FloatArray, moved: FloatArray, labels: Sequence[int],
 
 
 def jittered_scores(
-    samples: SampleSet, backend: Backend, spec: InputSpec, *, jitter: CropJitter, times: int, seed: int
+    samples: SampleSet,
+    backend: Backend,
+    spec: InputSpec,
+    *,
+    depth: bool,
+    jitter: CropJitter,
+    times: int,
+    seed: int,
 ) -> tuple[FloatArray, FloatArray]:
-    """Scores of the reference crops, (n,), and of moved ones, (n, times)."""
+    """Scores of the reference crops, (n,), and of moved ones, (n, times); depth moves with colour."""
     rng = np.random.default_rng(seed)
     reference, moved = np.empty(len(samples), np.float32), np.empty((len(samples), times), np.float32)
     for first in track(range(0, len(samples), _BATCH), description="scoring", transient=True):
         part = range(first, min(first + _BATCH, len(samples)))
         chosen = slice(first, part.stop)
-        reference[chosen] = _scores(backend, samples.crops(part, spec))
+        reference[chosen] = _scores(backend, pictures(samples, part, spec, depth=depth))
         for turn in range(times):
-            moved[chosen, turn] = _scores(backend, samples.crops(part, spec, jitter=jitter, rng=rng))
+            boxes = samples.boxes(part, jitter=jitter, rng=rng)
+            moved[chosen, turn] = _scores(backend, pictures(samples, part, spec, depth=depth, boxes=boxes))
     return reference, moved
 
 
-def _scores(backend: Backend, crops: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> FloatArray:
-    return np.asarray(backend.infer({"rgb": crops})["score"], np.float32).reshape(len(crops))
+def _scores(backend: Backend, shown: UInt8Array) -> FloatArray:
+    return np.asarray(backend.infer(feed(shown))["score"], np.float32).reshape(len(shown))
 
 
 def flips_of(
@@ -108,10 +117,14 @@ def flips_of(
     card = load_card(folder)
     item = choose_engine(card, "auto", "int8")
     path = verified_model_path(folder, item)
+    seen = tuple(i.modality for i in card.inputs)
+    samples = usable_part(samples, depth="depth" in seen)
     with closing(open_backend(item.engine, path, names=item.tensor_names())) as backend:
-        reference, moved = jittered_scores(samples, backend, card.input_spec(), jitter=jitter, times=times, seed=seed)
+        reference, moved = jittered_scores(
+            samples, backend, card.input_spec(), depth="depth" in seen, jitter=jitter, times=times, seed=seed
+        )
     labels = samples.labels.tolist()
-    points = {p.name: p.threshold for p in card.operating_points if p.precision == "int8"}
+    points = {p.name: p.threshold for p in card.operating_points if (p.precision, p.modalities) == ("int8", seen)}
     found = {name: (value, count_flips(reference, moved, labels, value)) for name, value in points.items()}
     return found, float(np.sqrt(moved.var(axis=1, ddof=1).mean()))
 

@@ -63,6 +63,8 @@ class SelftestReport:
             model that sees depth too, the score of colour alone.
         scaled_difference: Largest change of a score when pixels are scaled to 0..1; must exceed the tolerance.
         failures: What went wrong, in words; empty when all is well.
+        blind_difference: Largest change of a score when nothing stands where depth should be; must exceed the
+            tolerance. ``None`` for a model that sees colour alone.
     """
 
     model: str
@@ -75,6 +77,7 @@ class SelftestReport:
     swapped_difference: float
     scaled_difference: float
     failures: tuple[str, ...]
+    blind_difference: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -221,7 +224,11 @@ def compare_golden(backend: Backend, card: ModelCard, golden: Golden, *, precisi
     # Depth may outvote colour: what colour says alone shows what was done to it.
     alone = "score_rgb" if "score_rgb" in wanted else "score"
     swapped_difference, scaled_difference = (_largest(spoilt[alone] - wanted[alone]) for spoilt in (swapped, scaled))
-    for what, difference in (("swapped colours", swapped_difference), ("pixels in 0..1", scaled_difference)):
+    probes = {"swapped colours": swapped_difference, "pixels in 0..1": scaled_difference}
+    if golden.depth is not None:
+        blind, _ = _replay(backend, golden.rgb, np.zeros_like(golden.depth), ("score",))
+        probes["missing depth"] = _largest(blind["score"] - golden.score)
+    for what, difference in probes.items():
         if not difference > tolerance:
             failures.append(f"the test would not notice {what}: scores change by {difference:.4f} only")
     return SelftestReport(
@@ -235,6 +242,7 @@ def compare_golden(backend: Backend, card: ModelCard, golden: Golden, *, precisi
         swapped_difference=swapped_difference,
         scaled_difference=scaled_difference,
         failures=tuple(failures),
+        blind_difference=probes.get("missing depth"),
     )
 
 

@@ -131,6 +131,49 @@ def test_an_engine_that_fails_is_an_engine_error():
         compare_golden(FakeBackend(error=EngineError("driver")), _card(), _golden())
 
 
+# --- depth --------------------------------------------------------------------------------------------------------
+
+
+class _DepthBackend(FakeBackend):
+    """Mean of red, of depth, and of both; or deaf to depth, or off in the score of depth alone."""
+
+    def __init__(self, *, deaf=False, bias=0.0):
+        super().__init__()
+        self._deaf, self._bias = deaf, bias
+
+    def infer(self, inputs):
+        red = inputs["rgb"][..., 0].mean(axis=(1, 2)) / 255
+        depth = inputs["depth"].mean(axis=(1, 2, 3)) / 255
+        both = red if self._deaf else (red + depth) / 2
+        found = {"score": both, "score_rgb": red, "score_depth": depth + self._bias}
+        return {name: value.astype(np.float32) for name, value in found.items()}
+
+
+def _depth_golden(backend):
+    depth = np.random.default_rng(2).integers(100, 256, (_N, _SIDE, _SIDE, 1), np.uint8)
+    found = backend.infer({"rgb": _RGB, "depth": depth})
+    return Golden(_RGB, found.pop("score"), None, depth, found)
+
+
+def test_scores_of_single_heads_are_compared_and_missing_depth_is_noticed():
+    report = compare_golden(_DepthBackend(), _card(), _depth_golden(_DepthBackend()))
+    assert report.passed
+    assert report.blind_difference > 0.1
+    off = compare_golden(_DepthBackend(bias=0.2), _card(), _depth_golden(_DepthBackend()))
+    assert off.score_difference == pytest.approx(0.2, abs=1e-6)
+    assert [f for f in off.failures if f.startswith("score_depth differ by up to 0.2000")]
+
+
+def test_a_test_that_would_not_notice_missing_depth_fails():
+    deaf = _DepthBackend(deaf=True)
+    report = compare_golden(deaf, _card(), _depth_golden(deaf))
+    assert any("would not notice missing depth" in f for f in report.failures)
+
+
+def test_a_model_of_colour_alone_has_no_such_probe():
+    assert compare_golden(_RedBackend(), _card(), _golden()).blind_difference is None
+
+
 # --- reading golden vectors ---------------------------------------------------------------------------------------
 
 
@@ -275,3 +318,25 @@ def test_arguments_that_do_not_fit_are_refused_by_the_self_test(tmp_path):
         run_selftest(tmp_path, "openvino", "fp32")
     with pytest.raises(ModelNotFoundError):
         run_selftest("no-such-model")
+
+
+def test_golden_vectors_with_depth_are_read_and_must_fit_the_model(tmp_path):
+    golden = _depth_golden(_DepthBackend())
+    arrays = {"rgb": golden.rgb, "score": golden.score, "depth": golden.depth, **golden.heads}
+    both = fake_card(size_px=_SIDE, depth=True)
+    card = msgspec.structs.replace(both, golden=_write(tmp_path, arrays).golden)
+    found = load_golden(tmp_path, card)
+    assert np.array_equal(found.depth, golden.depth)
+    assert set(found.heads) == {"score_rgb", "score_depth"}
+    with pytest.raises(CardError, match="has depth, unlike the model"):
+        load_golden(tmp_path, _write(tmp_path, arrays))
+    for name, wrong, message in (
+        ("depth", golden.depth[..., 0], "expected depth as uint8"),
+        ("score_rgb", golden.score + 2, "expected score_rgb as float32"),
+    ):
+        card = msgspec.structs.replace(both, golden=_write(tmp_path, {**arrays, name: wrong}).golden)
+        with pytest.raises(CardError, match=message):
+            load_golden(tmp_path, card)
+    without = {name: value for name, value in arrays.items() if name != "depth"}
+    with pytest.raises(CardError, match="lacks depth, unlike the model"):
+        load_golden(tmp_path, msgspec.structs.replace(both, golden=_write(tmp_path, without).golden))

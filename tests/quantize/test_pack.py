@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from fasedge.depth import crop_depth, measure_face_depth
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box
 from quantize import pack as pack_module
@@ -41,6 +43,44 @@ def test_crops_are_those_of_the_sdk_red_first(small: EvaluationPack) -> None:
     np.testing.assert_allclose(crops[0, 8, 8], [200, 0, 0], atol=3)
     picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg(90), np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(crops[1], crop_face(picture, Box(5.0, 5.5, 25.0, 25.5), spec))
+
+
+def depth_png(box: np.ndarray) -> bytes:
+    """A ramp inside the box, nothing around it."""
+    depth = np.zeros((40, 40), np.uint16)
+    x1, y1, x2, y2 = (round(v) for v in box)
+    depth[y1:y2, x1:x2] = 600 + np.arange(x2 - x1)
+    return cv2.imencode(".png", depth)[1].tobytes()
+
+
+def test_depth_lies_in_a_file_of_its_own_and_is_cut_as_the_sdk_does(small: EvaluationPack, tmp_path: Path) -> None:
+    files, spec = (tmp_path / "pack.npz", tmp_path / "depth.npz"), InputSpec(size_px=16, crop_scale=0.9)
+    with_depth = replace(small, depths=tuple(depth_png(box) for box in small.boxes))
+    with_depth.save(*files)
+    assert EvaluationPack.load(files[0]).depths == ()
+    found = EvaluationPack.load(*files)
+    assert found.depths == with_depth.depths
+    shown = found.pictures(spec, depth=True)
+    np.testing.assert_array_equal(shown[..., :3], found.pictures(spec, depth=False))
+    depth_mm = cv2.imdecode(np.frombuffer(found.depths[1], np.uint8), cv2.IMREAD_UNCHANGED)
+    box = Box(*small.boxes[1])
+    np.testing.assert_array_equal(shown[1, ..., 3], crop_depth(depth_mm, box, spec, measure_face_depth(depth_mm, box)))
+    replace(small, depths=with_depth.depths[:1]).save(*files)
+    with pytest.raises(CalibrationDataError, match="not one depth map for each picture"):
+        EvaluationPack.load(*files)
+
+
+def test_depth_that_is_not_there_is_not_made_up(small: EvaluationPack) -> None:
+    spec = InputSpec(size_px=16, crop_scale=0.9)
+    with pytest.raises(CalibrationDataError, match="has no depth"):
+        small.pictures(spec, depth=True)
+    with_depth = replace(small, depths=tuple(depth_png(box) for box in small.boxes))
+    with pytest.raises(CalibrationDataError, match="inside the face boxes only"):
+        with_depth.pictures(replace(spec, crop_scale=1.2), depth=True)
+    empty = cv2.imencode(".png", np.zeros((40, 40), np.uint16))[1].tobytes()
+    for bad in (b"no picture", jpeg(3), empty):
+        with pytest.raises(CalibrationDataError, match="depth 1 of the evaluation pack cannot be used"):
+            replace(small, depths=(with_depth.depths[0], bad)).pictures(spec, depth=True)
 
 
 def test_damaged_packs_are_refused(small: EvaluationPack, tmp_path: Path) -> None:

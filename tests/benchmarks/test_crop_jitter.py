@@ -59,7 +59,8 @@ def test_boxes_are_moved_as_asked() -> None:
     spec = InputSpec(size_px=80, crop_scale=1.0)
 
     def scores(shift: float, scale: float, times: int) -> tuple[FloatArray, FloatArray]:
-        return jittered_scores(samples, _Scorer(40, 0), spec, jitter=CropJitter(shift, scale), times=times, seed=0)
+        jitter = CropJitter(shift, scale)
+        return jittered_scores(samples, _Scorer(40, 0), spec, depth=False, jitter=jitter, times=times, seed=0)
 
     still, moved = scores(0.0, 0.0, 2)
     assert still == pytest.approx(60, abs=1)

@@ -22,6 +22,7 @@ from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point
 from quantize.facts_command import facts_command
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
+from quantize.full_command import full
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
 from quantize.latency import measure_latency, write_latency
 from quantize.options import (
@@ -65,6 +66,7 @@ app = typer.Typer(
 console = Console()
 app.command()(distil)
 app.command("facts")(facts_command)
+app.command()(full)
 
 
 @app.command()

@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 from fasedge.types import FloatArray, UInt8Array
 from quantize.grid import grid_convs, grids, is_addition
 from quantize.rounding import ACTIVATION_CODE_MAX, ActivationGrid, GridConv
-from quantize.students import ExportModel
+from quantize.students import Exportable, ExportModel
 
 
 class NamedOutputs(nn.Module):
     """An export model whose outputs carry their names: converters take them from the dictionary's keys."""
 
-    def __init__(self, model: ExportModel) -> None:
+    def __init__(self, model: Exportable) -> None:
         super().__init__()
         self.model = model
 

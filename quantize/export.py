@@ -13,7 +13,7 @@ import msgspec
 from fasedge.cards import EngineName, HeadCalibration, Precision
 from fasedge.types import UInt8Array
 from quantize.errors import CheckpointMismatchError, ConversionError
-from quantize.students import ExportModel, Platt, Student, load_student, new_student
+from quantize.students import Exportable, ExportModel, Platt, Student, load_student, new_student
 
 if TYPE_CHECKING:
     from quantize.rgbd import RgbdStudent
@@ -182,11 +182,11 @@ def load_trained(path: Path) -> tuple[AnyStudent, TrainConfig]:
     return load_student(empty_student(config), checkpoint.tensors), config
 
 
-def export_fp32(model: ExportModel, folder: Path, size_px: int, engines: Sequence[EngineName] = _ALL) -> list[Artefact]:
+def export_fp32(model: Exportable, folder: Path, size_px: int, engines: Sequence[EngineName] = _ALL) -> list[Artefact]:
     """Write the FP32 network.
 
     Args:
-        model: Folded FP32 model.
+        model: FP32 model.
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input.
         engines: For which engines; by default all.

@@ -18,7 +18,7 @@ from quantize.bake import weight_codes
 from quantize.errors import ConversionError
 from quantize.files import complete_file
 from quantize.grid import ActivationGrid, GridConv, grid_convs, grids
-from quantize.students import ExportModel
+from quantize.students import Exportable, ExportModel
 
 #: Version of the operator set. 18 is what torch's exporter writes without conversion; ONNX Runtime reads it from 1.14.
 OPSET = 18
@@ -80,7 +80,7 @@ class _CodedConv(nn.Module):
         )
 
 
-def export_onnx_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
+def export_onnx_fp32(model: Exportable, path: Path, size_px: int) -> Path:
     """Write the FP32 network.
 
     Args:
@@ -123,7 +123,7 @@ def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
     return _export(result, path, size_px)
 
 
-def _export(model: ExportModel, path: Path, size_px: int) -> Path:
+def _export(model: Exportable, path: Path, size_px: int) -> Path:
     example, batch = model.example(2, size_px), torch.export.Dim("n", min=1)
     with complete_file(path) as temporary:
         try:

@@ -13,10 +13,10 @@ from torch import nn
 
 from quantize.errors import ConversionError
 from quantize.files import complete_file
-from quantize.students import ExportModel
+from quantize.students import Exportable
 
 
-def export_openvino_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
+def export_openvino_fp32(model: Exportable, path: Path, size_px: int) -> Path:
     """Write the FP32 network.
 
     Args:
@@ -38,13 +38,13 @@ def to_openvino(
     model: nn.Module,
     size_px: int,
     *,
-    inputs: Mapping[str, int] = ExportModel.inputs,
-    outputs: Sequence[str] = ExportModel.outputs,
+    inputs: Mapping[str, int] = Exportable.inputs,
+    outputs: Sequence[str] = Exportable.outputs,
 ) -> Any:
     """Convert a model that reads pictures, uint8 (N, S, S, C).
 
     Args:
-        model: By default with inputs and outputs of :class:`~quantize.students.ExportModel`.
+        model: By default with inputs and outputs of :class:`~quantize.students.Exportable`.
         size_px: S.
         inputs: Names of its inputs and the channels of each, in order.
         outputs: Their names, in order.

@@ -21,7 +21,7 @@ from quantize.about import read_about, write_about
 from quantize.errors import ParityError
 from quantize.export import Artefact
 from quantize.pictures import feed, parts
-from quantize.students import ExportModel
+from quantize.students import Exportable
 
 PARITY_NAME = "parity.json"
 _BATCH = 32
@@ -176,9 +176,9 @@ def excesses(result: ArtefactParity, limits: Limits | None = None) -> list[str]:
     ]
 
 
-def reference_scores(model: ExportModel, crops: UInt8Array, output: str = "score") -> FloatArray:
+def reference_scores(model: Exportable, crops: UInt8Array, output: str = "score") -> FloatArray:
     """Scores of the torch FP32 network, float32 (n,)."""
-    place = model.outputs.index(output)
+    place = [str(name) for name in model.outputs].index(output)
     with torch.inference_mode():
         found = [model(torch.from_numpy(part))[place] for part in parts(crops, _BATCH)]
     return np.asarray(torch.cat(found).numpy(), np.float32)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from fasedge.cards import OutputName
 from quantize.errors import CheckpointMismatchError
 from quantize.students import ExportModel, Head, Platt
 from training.backbones import PLAIN_SIZES, PlainTrunk, Trunk, plain_trunk
@@ -164,8 +163,8 @@ class RgbdExportModel(ExportModel):
         brightness: As in training.
     """
 
-    inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"rgb": 3, "depth": 1})
-    outputs: ClassVar[tuple[OutputName, ...]] = ("score", "map", "score_rgb", "score_depth")
+    inputs = MappingProxyType({"rgb": 3, "depth": 1})
+    outputs = ("score", "map", "score_rgb", "score_depth")
     # Depth alone decides nothing: a mask that is well made passes it.
     decisions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         {"score": ("rgb", "depth"), "score_rgb": ("rgb",)}

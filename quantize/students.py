@@ -258,7 +258,29 @@ class Platt:
             raise ValueError(f"calibration needs scale > 0 and a finite bias, got {self!r}")
 
 
-class ExportModel(nn.Module):
+class Exportable(nn.Module):
+    """What can become an artefact: pictures to scores.
+
+    Attributes:
+        inputs: Channels of each input of the artefact, by name, in order. Where there are several, *pictures* are all
+            of them together, uint8 (N, S, S, C), in that order.
+        outputs: Names of the outputs, in order.
+    """
+
+    inputs: Mapping[str, int] = MappingProxyType({"rgb": 3})
+    outputs: tuple[OutputName, ...] = ("score", "map")
+
+    @property
+    def sees_depth(self) -> bool:
+        """Whether pictures have depth as fourth channel."""
+        return "depth" in self.inputs
+
+    def example(self, n: int, size_px: int) -> dict[str, Tensor]:
+        """Grey pictures by which converters trace the network: uint8 (n, S, S, C) for each input, by name."""
+        return {name: torch.full((n, size_px, size_px, c), 128, dtype=torch.uint8) for name, c in self.inputs.items()}
+
+
+class ExportModel(Exportable):
     """uint8 picture to score and map, with constants folded: what becomes an artefact.
 
     Makes a private copy of the student: evaluation mode, batch normalisation folded into the convolutions, the
@@ -270,14 +292,9 @@ class ExportModel(nn.Module):
         brightness: As in training.
 
     Attributes:
-        inputs: Channels of each input of the artefact, by name, in order. Where there are several, *pictures* are all
-            of them together, uint8 (N, S, S, C), in that order.
-        outputs: Names of the outputs, in order.
         decisions: Outputs that a threshold is applied to, and what each is made from; the first is the usual one.
     """
 
-    inputs: ClassVar[Mapping[str, int]] = MappingProxyType({"rgb": 3})
-    outputs: ClassVar[tuple[OutputName, ...]] = ("score", "map")
     decisions: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({"score": ("rgb",)})
 
     def __init__(self, student: Student, platt: Platt, brightness: BrightnessNorm | None = None) -> None:
@@ -313,11 +330,6 @@ class ExportModel(nn.Module):
         """Pictures to the values of the cells, float32 (N, m, m)."""
         return cast(Tensor, self.head(*self.features(pictures)))
 
-    @property
-    def sees_depth(self) -> bool:
-        """Whether pictures have depth as fourth channel."""
-        return "depth" in self.inputs
-
     def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
         """Pictures to the means over the cells, (N,), by the names of their scores."""
         return {"score": self.cells(pictures).mean(dim=(1, 2))}
@@ -335,10 +347,6 @@ class ExportModel(nn.Module):
         cells = self.cells(rgb)
         score = torch.sigmoid(cells.mean(dim=(1, 2)) * self.platt.scale + self.platt.bias)
         return score, torch.sigmoid(cells * self.platt.scale + self.platt.bias)
-
-    def example(self, n: int, size_px: int) -> dict[str, Tensor]:
-        """Grey pictures by which converters trace the network: uint8 (n, S, S, C) for each input, by name."""
-        return {name: torch.full((n, size_px, size_px, c), 128, dtype=torch.uint8) for name, c in self.inputs.items()}
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ import torch
 from quantize.bake import NamedOutputs
 from quantize.errors import ConversionError
 from quantize.files import complete_file
-from quantize.students import ExportModel
+from quantize.students import Exportable
 
 _WORKER = """
 import sys
@@ -27,7 +27,7 @@ litert_torch.convert(program.module(), sample_kwargs=dict(program.example_inputs
 """
 
 
-def export_tflite_fp32(model: ExportModel, path: Path, size_px: int) -> Path:
+def export_tflite_fp32(model: Exportable, path: Path, size_px: int) -> Path:
     """Write the FP32 network.
 
     The batch size is 1: the converter cannot lower this graph with a free one. Convolutions are NHWC inside, without

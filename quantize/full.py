@@ -1,0 +1,221 @@
+"""Full-size networks: the methods as the papers have them, in FP32 and INT8, for boards that are strong enough.
+
+They are not put on one grid for all engines as the students are (:mod:`quantize.grid`): twenty of the 39 batch
+normalisations of a DenseNet trunk follow no convolution and cannot be folded, and its concatenations would each need a
+grid of their own. Every engine's own quantiser chooses its ranges instead, from the same pictures; convolutions become
+integer with 8-bit weights, all else stays in float. On x86 CPUs without VNNI sums of such products saturate: strong
+boards have it, or are ARM.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from fasedge.types import UInt8Array
+from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
+from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_student
+from quantize.files import complete_file
+from quantize.openvino_export import save_ir
+from quantize.pictures import feed, parts
+from quantize.rounded import is_rounded
+from quantize.students import Exportable
+from quantize.tflite_export import quiet_converter
+from training.build import build_task
+from training.checkpoint import load_checkpoint, load_exactly
+from training.config import TrainConfig
+from training.tasks import Batch, StepTask, as_step_task
+
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_SIGNATURE = "serving_default"
+_TFLITE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+class FullNetwork(Exportable):
+    """A method's network with its first layer, from pictures to the score that decides.
+
+    Args:
+        task: A trained method; it is switched to evaluation.
+    """
+
+    def __init__(self, task: StepTask) -> None:
+        super().__init__()
+        self._task = task
+        # Registered for the converters; the task's first layer holds constants only.
+        self.network = task.module.eval().requires_grad_(False)
+        self.inputs = MappingProxyType({"rgb": 3, "depth": 1} if task.needs.depth else {"rgb": 3})
+        self.outputs = ("score",)
+
+    def forward(self, rgb: Tensor, depth: Tensor | None = None) -> tuple[Tensor]:
+        """Score.
+
+        Args:
+            rgb: uint8 (N, S, S, 3), red first.
+            depth: uint8 (N, S, S, 1) for methods that look at depth; ``None`` where ``rgb`` holds it as fourth channel.
+
+        Returns:
+            float32 (N,) in [0, 1], higher = bona fide: that of the method, not calibrated.
+        """
+        if self.sees_depth and depth is None:
+            rgb, depth = rgb[..., :3], rgb[..., 3:]
+        nobody = torch.zeros(rgb.shape[0])
+        batch = Batch(rgb=rgb, labels=nobody, depth=None if depth is None else depth[..., 0])
+        return (self._task.score_batch(batch),)
+
+
+def load_full(path: Path) -> tuple[FullNetwork, TrainConfig]:
+    """Load a trained method from its checkpoint.
+
+    Args:
+        path: Checkpoint of ``python -m training fit``.
+
+    Raises:
+        CheckpointMismatchError: It is of a student, or carries no configuration.
+        CheckpointError: The file is missing or damaged.
+        StateMismatchError: Its tensors do not fit its configuration.
+    """
+    checkpoint = load_checkpoint(path)
+    if is_rounded(path) or is_student(checkpoint):
+        raise CheckpointMismatchError(f"{path} is a student; `python -m quantize run` makes artefacts of it")
+    config = config_of(checkpoint, path)
+    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
+    bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
+    task = as_step_task(build_task(msgspec.structs.replace(config, method=bare)))
+    load_exactly(task.module, checkpoint.tensors, what=str(path))
+    return FullNetwork(task), config
+
+
+def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UInt8Array) -> list[Artefact]:
+    """Write a network in FP32 and INT8 for all engines.
+
+    Args:
+        model: The network.
+        folder: Made if missing; files of the same names are replaced.
+        size_px: Side of the input, S.
+        calibration: Pictures of the train split, uint8 (n, S, S, C).
+
+    Raises:
+        CalibrationDataError: There are no pictures.
+        ConversionError: A converter or quantiser refused the network.
+    """
+    if not len(calibration):
+        raise CalibrationDataError("a network is quantised on calibration pictures, got none")
+    float_files = export_fp32(model, folder, size_px)
+    writers = {"openvino": _openvino, "onnxruntime": _onnxruntime, "litert": _litert}
+    made = []
+    for item in float_files:
+        target = artefact(folder, item.engine, "int8")
+        with complete_file(target.path) as temporary:
+            try:
+                with _quiet(), quiet_converter():
+                    writers[item.engine](item.path, temporary, calibration)
+            except ConversionError:
+                raise
+            except Exception as error:  # quantisers raise whatever their passes raise
+                raise ConversionError(f"the quantiser of {item.engine} refused the network: {error}") from error
+        made.append(target)
+    return float_files + complete(made)
+
+
+def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:
+    """NNCF: convolutions alone. Left to itself it rounds sums, means and sigmoids too, which moved scores by 0.2."""
+    import nncf
+    import openvino
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    network = openvino.Core().read_model(source)
+    result = nncf.quantize(
+        network,
+        nncf.Dataset([feed(part) for part in parts(calibration, 1)]),
+        preset=nncf.QuantizationPreset.MIXED,
+        subset_size=len(calibration),
+        ignored_scope=nncf.IgnoredScope(names=_heads(network), types=_others(network), validate=False),
+        advanced_parameters=AdvancedQuantizationParameters(
+            overflow_fix=OverflowFix.DISABLE, disable_bias_correction=True
+        ),
+    )
+    save_ir(result, target)
+
+
+def _heads(network: Any) -> list[str]:
+    """Convolutions with a single filter: they make scores, and stay in float."""
+    return [
+        op.get_friendly_name()
+        for op in network.get_ordered_ops()
+        if op.get_type_name() in _CONVOLUTIONS and list(op.output(0).get_partial_shape())[1] == 1
+    ]
+
+
+def _others(network: Any) -> list[str]:
+    """Types of everything that computes and is no convolution."""
+    kinds = {str(op.get_type_name()) for op in network.get_ordered_ops()}
+    return sorted(kinds - {"Parameter", "Constant", "Result", "Convert", *_CONVOLUTIONS})
+
+
+def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
+    """ONNX Runtime's static quantisation of convolutions, as quantise-dequantise pairs, per channel."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+        def __init__(self) -> None:
+            self._rest: Iterator[Mapping[str, UInt8Array]] = (feed(part) for part in parts(calibration, 1))
+
+        def get_next(self) -> Mapping[str, UInt8Array] | None:
+            return next(self._rest, None)
+
+    network = onnx.load(source)
+    weights = {item.name: list(item.dims) for item in network.graph.initializer}
+    heads = [n.name for n in network.graph.node if n.op_type == "Conv" and weights.get(n.input[1], [0])[0] == 1]
+    quantize_static(
+        str(source),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=heads,
+        # What a convolution writes goes on in float, as in OpenVINO: rounding it as well doubled the error.
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
+    )
+
+
+def _litert(source: Path, target: Path, calibration: UInt8Array) -> None:
+    """The quantiser of Google AI Edge: convolutions, per channel."""
+    from ai_edge_quantizer import qtyping, quantizer
+
+    work = quantizer.Quantizer(str(source))
+    for operation in _TFLITE_CONVOLUTIONS:
+        work.add_static_config(
+            regex=".*",
+            operation_name=qtyping.TFLOperationName(operation),
+            activation_num_bits=8,
+            weight_num_bits=8,
+        )
+    statistics = work.calibrate({_SIGNATURE: [feed(part) for part in parts(calibration, 1)]})
+    work.quantize(statistics, enable_progress_report=False).export_model(str(target), overwrite=True)
+
+
+class _quiet:  # noqa: N801 - used as a function
+    """Quantisers report progress and warn about their own insides."""
+
+    def __enter__(self) -> None:
+        self._previous = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        self._caught = warnings.catch_warnings()
+        self._caught.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        self._caught.__exit__(None, None, None)
+        logging.disable(self._previous)

@@ -1,0 +1,128 @@
+"""Networks of full size, at a sixteenth of their width: every method in every engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from quantize.__main__ import main
+from quantize.about import read_about
+from quantize.errors import CheckpointMismatchError, ParityError
+from quantize.export import artefacts
+from quantize.full import FullNetwork, export_full, load_full
+from quantize.parity import ParityRecord, artefact_scores, reference_scores
+from quantize.pictures import pictures
+from quantize.rgbd import new_rgbd_student
+from tests.quantize.test_rgbd import lived_in
+from tests.training.fixtures.evaluation_sets import drawn_set, write_set
+from training.build import build_task
+from training.checkpoint import save_checkpoint
+from training.config import InputConfig, MethodConfig, TrainConfig
+from training.data.batches import plain_batch
+from training.errors import StateMismatchError
+from training.tasks import as_step_task
+
+SIDE_PX = 64
+METHODS = {
+    "a-deeppixbis": MethodConfig(width=0.0625),
+    "cmfl": MethodConfig(name="cmfl", width=0.0625),
+    "rfmeta": MethodConfig(name="rfmeta", width=0.0625),
+}
+
+
+def config_of(method: str) -> TrainConfig:
+    return TrainConfig(input=InputConfig(size_px=SIDE_PX, crop_scale=1.0), method=METHODS[method])
+
+
+def trained(path: Path, method: str) -> Path:
+    """A checkpoint as the training loop leaves it, with weights that nobody has trained."""
+    torch.manual_seed(2)
+    module = lived_in(build_task(config_of(method)).module)
+    save_checkpoint(path, module.state_dict(), {"config": msgspec.to_builtins(config_of(method))})
+    return path
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_network_scores_as_the_method_does(method: str, tmp_path: Path) -> None:
+    model, config = load_full(trained(tmp_path / "m", method))
+    assert model.sees_depth == (method == "cmfl")
+    samples = drawn_set("dev", depth=True)
+    task = as_step_task(build_task(config))
+    task.module.load_state_dict(model.network.state_dict())
+    task.module.eval()
+    batch = plain_batch(samples, list(range(6)), config, task.needs)
+    with torch.no_grad():
+        expected = task.score_batch(batch)
+    shown = pictures(samples, range(6), config.input.spec(), depth=model.sees_depth)
+    np.testing.assert_allclose(reference_scores(model, shown), expected, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_engine_answers_as_the_method_in_fp32_and_near_it_in_int8(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch")
+    model, config = load_full(trained(tmp_path / "m", method))
+    samples, spec = drawn_set("train", people=6, depth=True), config.input.spec()
+    shown = pictures(samples, range(len(samples)), spec, depth=model.sees_depth)
+    files = export_full(model, tmp_path / "out", SIDE_PX, shown[:24])
+    assert [f.name for f in files] == [f.name for f in artefacts(tmp_path / "out")]
+    exact = reference_scores(model, shown)
+    for item in files:
+        found = artefact_scores(item, shown)
+        if item.precision == "fp32":
+            np.testing.assert_allclose(found, exact, atol=1e-3)
+        else:
+            assert 0 < np.abs(found - exact).max() < 0.1
+    weights = {f.precision: f.path.with_suffix(".bin").stat().st_size for f in files if f.engine == "openvino"}
+    assert weights["int8"] < 0.5 * weights["fp32"]
+
+
+def test_what_is_no_trained_method_is_refused(tmp_path: Path) -> None:
+    student = new_rgbd_student(MethodConfig(name="cmfl", trunk="plain_xs"))
+    save_checkpoint(tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(config_of("cmfl"))})
+    with pytest.raises(CheckpointMismatchError, match="is a student"):
+        load_full(tmp_path / "s")
+    save_checkpoint(tmp_path / "n", {"a": torch.zeros(1)}, {"epoch": 1})
+    with pytest.raises(CheckpointMismatchError, match="carries no configuration"):
+        load_full(tmp_path / "n")
+    save_checkpoint(tmp_path / "o", {"a": torch.zeros(1)}, {"config": msgspec.to_builtins(config_of("rfmeta"))})
+    with pytest.raises(StateMismatchError):
+        load_full(tmp_path / "o")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["quantize", *map(str, arguments)])
+    return main()
+
+
+@pytest.mark.slow
+def test_the_command_leaves_files_and_figures_and_says_when_one_is_beyond_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("litert_torch")
+    checkpoint, out = trained(tmp_path / "m", "a-deeppixbis"), tmp_path / "out"
+    sets = {s: write_set(tmp_path / s, drawn_set(s, people=6, origin="")) for s in ("train", "dev", "test")}
+    options = ["--train", sets["train"], "--dev", sets["dev"], "--out", out, "--crops", 16]
+    code = command(monkeypatch, "full", checkpoint, *options, "--test", sets["test"])
+    records = read_about(out / "parity.json", artefacts(out), ParityRecord, ParityError)
+    assert {(r.engine, r.precision) for r in records} == {
+        (engine, precision) for engine in ("openvino", "litert", "onnxruntime") for precision in ("fp32", "int8")
+    }
+    assert {r.n for r in records} == {48}
+    beyond = any(r.decision_flips_percent > 0.5 or r.score_abs_diff_p99 > 0.05 for r in records)
+    assert code == 3 or not beyond
+    capsys.readouterr()
+    assert command(monkeypatch, "full", checkpoint, *options, "--test", sets["train"]) == 3
+    assert "held-out samples" in capsys.readouterr().err
+
+
+def test_depth_may_come_as_fourth_channel(tmp_path: Path) -> None:
+    model, _ = load_full(trained(tmp_path / "m", "cmfl"))
+    assert isinstance(model, FullNetwork)
+    rgbd = torch.randint(0, 256, (2, SIDE_PX, SIDE_PX, 4), dtype=torch.uint8)
+    torch.testing.assert_close(model(rgbd)[0], model(rgbd[..., :3], rgbd[..., 3:])[0])

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from fasedge.cards import HeadCalibration, models_folder
+from fasedge.cards import HeadCalibration, find_model, models_folder
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distil_command import distil
 from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, sees_depth
@@ -24,7 +24,7 @@ from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.full_command import full
 from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
-from quantize.latency import measure_latency, write_latency
+from quantize.latency import measure_latency, time_published, write_latency
 from quantize.options import (
     CalibrationOption,
     CheckpointOption,
@@ -218,6 +218,19 @@ def latency(
     for record in records:
         console.print(f"{record.engine}/{record.precision}: median {record.median_ms:.3f} ms, 95 % {record.p95_ms:.3f}")
     console.print(f"{records[0].cpu}; {write_latency(out, items, records)}")
+
+
+@app.command("time")
+def time_command(
+    models: Annotated[list[str], typer.Argument(help="Ids of published models, or their folders.")],
+    *,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of twelve crops per file.")] = 20,
+) -> None:
+    """Time published models on this machine, one thread, and say so in their cards; leave it alone meanwhile."""
+    for name in models:
+        card = time_published(find_model(name), rounds=rounds)
+        for record in card.latency:
+            console.print(f"{card.id} {record.engine}/{record.precision}: median {record.median_ms:.3f} ms")
 
 
 @app.command()

@@ -9,15 +9,18 @@ from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from rich.progress import track
 
 from fasedge.backends import Backend, open_backend
-from fasedge.cards import LatencyRecord
+from fasedge.cards import CARD_NAME, LatencyRecord, ModelCard, dump_card, load_card, verified_model_path
+from fasedge.selftest import load_golden
 from fasedge.types import UInt8Array
 from quantize.about import read_about, write_about
 from quantize.errors import PublishError
 from quantize.export import Artefact
+from quantize.files import complete_file
 from quantize.pictures import feed
 
 LATENCY_NAME = "latency.json"
@@ -89,6 +92,32 @@ def measure_latency(
         )
         for item, taken in zip(items, times, strict=True)
     )
+
+
+def time_published(folder: Path, *, rounds: int = 20) -> ModelCard:
+    """Time the files of a published model on this machine and put the figures into its card.
+
+    Args:
+        folder: Of the model; its card is replaced in one step, nothing else changes.
+        rounds: See :func:`interleaved`.
+
+    Returns:
+        The new card.
+
+    Raises:
+        ModelNotFoundError: There is no card, or a file is missing.
+        CardError: The card or its golden vectors are malformed.
+        IntegrityError: A file was altered.
+        EngineError: An engine cannot load or run a file.
+    """
+    card = load_card(folder)
+    golden = load_golden(folder, card)
+    shown = golden.rgb if golden.depth is None else np.concatenate([golden.rgb, golden.depth], axis=3)
+    items = [Artefact(file.engine, file.precision, verified_model_path(folder, file)) for file in card.files]
+    timed = msgspec.structs.replace(card, latency=measure_latency(items, shown, rounds=rounds))
+    with complete_file(folder / CARD_NAME) as temporary:
+        temporary.write_text(dump_card(timed), encoding="utf-8")
+    return timed
 
 
 def write_latency(folder: Path, items: Sequence[Artefact], records: Sequence[LatencyRecord]) -> Path:

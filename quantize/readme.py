@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from fasedge.cards import ModelCard, OperatingPoint, load_card, models_folder
+from fasedge.cards import DEFAULT_MODEL, ModelCard, OperatingPoint, load_card, models_folder
 from fasedge.errors import FasEdgeError
 from quantize.errors import QuantizeError
 
@@ -170,12 +170,13 @@ def replace_between_markers(readme: str, text: str) -> str:
 
 
 def embedded_cards() -> tuple[ModelCard, ...]:
-    """Cards of the models that come with the package, by id.
+    """Cards of the models that come with the package: the default one first, the others by id.
 
     Raises:
         CardError: A card is malformed.
     """
-    return tuple(load_card(path.parent) for path in sorted(models_folder().glob("*/card.json")))
+    cards = [load_card(path.parent) for path in models_folder().glob("*/card.json")]
+    return tuple(sorted(cards, key=lambda card: (card.id != DEFAULT_MODEL, card.id)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

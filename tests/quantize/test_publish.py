@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from fasedge.cards import OperatingPoint, Rate, Source, load_card, sha256_of
+from fasedge.errors import IntegrityError
 from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from quantize import publish as publishing
 from quantize.errors import ConversionError, ParityError, PublishError
 from quantize.export import CalibrationFile, artefact, artefacts
-from quantize.latency import cpu_name, measure_latency, write_latency
+from quantize.latency import cpu_name, measure_latency, time_published, write_latency
 from quantize.parity import Presentations, measure, reference_scores, write_parity
 from quantize.publish import Facts, publish, read_facts
 from quantize.students import ExportModel, Platt
@@ -92,6 +93,20 @@ def test_the_card_says_how_long_each_file_takes_and_where(bench, folder, tmp_pat
     for record in card.latency:
         assert (record.threads, record.n, record.cpu) == (1, 12, cpu_name())
         assert 0 < record.median_ms <= record.p95_ms
+
+
+def test_a_published_model_is_timed_again_and_only_its_latencies_change(bench, folder, tmp_path):
+    target = put(bench, folder, tmp_path / "models")
+    before, files = load_card(target), sorted(path.name for path in target.iterdir())
+    after = time_published(target, rounds=2)
+    assert load_card(target) == after
+    assert {record.n for record in after.latency} == {24}
+    assert msgspec.structs.replace(after, latency=before.latency) == before
+    assert sorted(path.name for path in target.iterdir()) == files
+    (target / before.file("litert", "int8").path).write_bytes(b"altered")
+    with pytest.raises(IntegrityError):
+        time_published(target, rounds=1)
+    assert load_card(target) == after
 
 
 @pytest.mark.parametrize("damage", ["missing", "malformed", "of another file"])

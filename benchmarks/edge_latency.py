@@ -34,7 +34,8 @@ from fasedge.backends import Backend, open_backend
 from fasedge.cards import EngineName, Precision
 from fasedge.types import UInt8Array
 from quantize.export import Artefact, artefact, export_fp32, export_int8
-from quantize.grid import GridConfig, conv_names, fit_grid, release
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, conv_names, release
 from quantize.grid import in_float as leading_float
 from quantize.latency import interleaved
 from quantize.openvino_export import save_ir, to_openvino

@@ -26,7 +26,8 @@ from fasedge.types import UInt8Array
 from quantize.calibrate import calibration_crops
 from quantize.equalise import equalise
 from quantize.export import load_trained
-from quantize.grid import GridConfig, conv_names, fit_grid, float_activations
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, conv_names, float_activations
 from quantize.pictures import parts, pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.rounded import UNCALIBRATED

@@ -22,8 +22,9 @@ from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point
 from quantize.facts_command import facts_command
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
+from quantize.fitting import fit_grid
 from quantize.full_command import full
-from quantize.grid import GridConfig, conv_names, fit_grid, in_float, release
+from quantize.grid import GridConfig, conv_names, in_float, release
 from quantize.latency import measure_latency, time_published, write_latency
 from quantize.options import (
     CalibrationOption,

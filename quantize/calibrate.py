@@ -98,7 +98,7 @@ def _draw(
 def calibration_crops(
     samples: SampleSet, spec: InputSpec, n: int = DEFAULT_CROPS, *, seed: int = 0, depth: bool = False
 ) -> UInt8Array:
-    """Pictures for :func:`quantize.grid.fit_grid`.
+    """Pictures for :func:`quantize.fitting.fit_grid`.
 
     Args:
         samples: A sample set of the train split.

@@ -19,7 +19,8 @@ from torch import Tensor, fx, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import ConversionError
-from quantize.grid import batches, is_addition
+from quantize.grid import is_addition
+from quantize.pictures import parts
 from quantize.students import ExportModel
 
 #: No channel is widened by more than this: a channel that hardly moves would only amplify rounding of its writer.
@@ -128,6 +129,6 @@ def _ranges(model: ExportModel, groups: list[list[fx.Node]], crops: UInt8Array, 
             return value
 
     with torch.no_grad():
-        for rgb in batches(crops, batch):
-            _Watch(trunk).run(*model.streams(rgb))
+        for part in parts(crops, batch):
+            _Watch(trunk).run(*model.streams(torch.from_numpy(part)))
     return [cast(Tensor, peak) for peak in found]

@@ -217,7 +217,7 @@ def export_int8(
     """Write a network on an INT8 grid.
 
     Args:
-        model: As :func:`quantize.grid.fit_grid` returns it.
+        model: As :func:`quantize.fitting.fit_grid` returns it.
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input.
         sample: One picture, uint8 (1, S, S, C).

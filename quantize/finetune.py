@@ -66,7 +66,7 @@ def finetune(
     """Fine-tune a network on its grid, in place.
 
     Args:
-        model: As :func:`quantize.grid.fit_grid` returns it; its ranges stay, its weights and biases move.
+        model: As :func:`quantize.fitting.fit_grid` returns it; its ranges stay, its weights and biases move.
         reference: The FP32 network.
         batches: Training pictures, uint8 (n, S, S, C) each; at least ``config.steps`` of them.
         config: How.

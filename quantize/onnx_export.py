@@ -102,7 +102,7 @@ def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
     """Write a network on an INT8 grid, as quantise-dequantise pairs. The head stays in float.
 
     Args:
-        model: As :func:`quantize.grid.fit_grid` returns it.
+        model: As :func:`quantize.fitting.fit_grid` returns it.
         path: ``.onnx`` file; replaced in one step.
         size_px: Side of the input, S.
 
@@ -113,7 +113,7 @@ def export_onnx_int8(model: ExportModel, path: Path, size_px: int) -> Path:
         ConversionError: The model is on no grid, or the exporter refused it.
     """
     if not grids(model):
-        raise ConversionError("export_onnx_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
+        raise ConversionError("export_onnx_int8 needs a model on an INT8 grid; call quantize.fitting.fit_grid first")
     result = copy.deepcopy(model)
     trunk = cast(fx.GraphModule, result.trunk)
     replaced: list[tuple[str, nn.Module]] = [(name, _CodedConv(conv)) for name, conv in grid_convs(result).items()]

@@ -22,7 +22,7 @@ def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
     """Write a network on an INT8 grid: int8 weights, one ``FakeQuantize`` per activation grid, the head in float.
 
     Args:
-        model: As :func:`quantize.grid.fit_grid` returns it. With 7-bit weights (its default) the file gives the same
+        model: As :func:`quantize.fitting.fit_grid` returns it. With 7-bit weights (its default) the file gives the same
             on CPUs without VNNI, like NNCF's ``OverflowFix.ENABLE``.
         path: ``.xml`` file; the ``.bin`` is written beside it.
         size_px: Side of the input, S.
@@ -34,7 +34,9 @@ def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
         ConversionError: The model is on no grid, or OpenVINO refused it.
     """
     if not grids(model):
-        raise ConversionError("export_openvino_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
+        raise ConversionError(
+            "export_openvino_int8 needs a model on an INT8 grid; call quantize.fitting.fit_grid first"
+        )
     network = to_openvino(with_code_convs(model), size_px, inputs=model.inputs, outputs=model.outputs)
     return save_ir(network, path)
 

@@ -122,7 +122,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
 
     Args:
         path: The file; replaced in one step.
-        grid: As :func:`quantize.grid.fit_grid` returned it, fine-tuned or not.
+        grid: As :func:`quantize.fitting.fit_grid` returned it, fine-tuned or not.
         parent: Checkpoint of the student that was rounded.
         config: The student's configuration, with the crop for which it was rounded.
         chosen: How the grid was chosen.

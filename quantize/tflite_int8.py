@@ -47,7 +47,7 @@ def export_tflite_int8(model: ExportModel, path: Path, size_px: int, sample: UIn
     The grid is handed to the quantiser as calibration result, so that nothing is estimated a second time.
 
     Args:
-        model: As :func:`quantize.grid.fit_grid` returns it.
+        model: As :func:`quantize.fitting.fit_grid` returns it.
         path: ``.tflite`` file; replaced in one step.
         size_px: Side of the input, S.
         sample: One picture, uint8 (1, S, S, C), by whose values tensors of the converted file are recognised.
@@ -60,7 +60,7 @@ def export_tflite_int8(model: ExportModel, path: Path, size_px: int, sample: UIn
             again in the converted file.
     """
     if not grids(model):
-        raise ConversionError("export_tflite_int8 needs a model on an INT8 grid; call quantize.grid.fit_grid first")
+        raise ConversionError("export_tflite_int8 needs a model on an INT8 grid; call quantize.fitting.fit_grid first")
     with tempfile.TemporaryDirectory() as folder:
         source = export_tflite_fp32(without_activation_grids(model), Path(folder) / "rounded.tflite", size_px)
         tensors = _tensors(source, sample)

@@ -10,7 +10,8 @@ from torch import nn
 
 from fasedge.types import UInt8Array
 from quantize.export import Artefact, export_fp32, export_int8
-from quantize.grid import GridConfig, fit_grid
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from training.inputs import BrightnessNorm, GraphInput
 

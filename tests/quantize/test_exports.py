@@ -11,7 +11,8 @@ from quantize.bake import grid_points, weight_codes
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_fp32, export_int8
 from quantize.files import complete_file
-from quantize.grid import GridConfig, conv_names, fit_grid, grid_convs, grids, in_float
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, conv_names, grid_convs, grids, in_float
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, PixelLogitStudent, Platt

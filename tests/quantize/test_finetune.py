@@ -10,7 +10,8 @@ from torch import nn
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError
 from quantize.finetune import FinetuneConfig, finetune, training_crops
-from quantize.grid import GridConfig, fit_grid, float_activations, grid_convs, grids
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, float_activations, grid_convs, grids
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 from tests.quantize.conftest import Bench, coloured_pictures
 from tests.training.fixtures.toy_sets import toy_set

@@ -8,12 +8,12 @@ from torch import nn
 from quantize import rounding
 from quantize.bake import grid_points, weight_codes, with_code_convs, with_plain_convs
 from quantize.errors import ConversionError
+from quantize.fitting import fit_grid
 from quantize.grid import (
     ActivationGrid,
     GridConfig,
     GridConv,
     conv_names,
-    fit_grid,
     float_activations,
     grid_convs,
     grids,

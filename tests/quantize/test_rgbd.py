@@ -20,7 +20,8 @@ from quantize.__main__ import main
 from quantize.distill import load_task, pooled_heads_of, scores_of
 from quantize.errors import CalibrationDataError, CheckpointMismatchError
 from quantize.export import artefacts, export_fp32, export_int8, load_trained, read_calibration
-from quantize.grid import GridConfig, conv_names, fit_grid, grid_convs, release
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, conv_names, grid_convs, release
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import feed, packed, pictures, usable_part
 from quantize.published import weights_of

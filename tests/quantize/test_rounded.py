@@ -11,7 +11,8 @@ from quantize.distill import load_task
 from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of, empty_student
 from quantize.finetune import FinetuneConfig, FinetuneRecord
-from quantize.grid import GridConfig, conv_names, fit_grid, float_activations, grids
+from quantize.fitting import fit_grid
+from quantize.grid import GridConfig, conv_names, float_activations, grids
 from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded, with_crop
 from quantize.students import ExportModel, Platt
 from training.checkpoint import load_checkpoint, save_checkpoint

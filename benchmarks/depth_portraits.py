@@ -27,17 +27,21 @@ from fasedge.faces import FaceFinder
 from fasedge.types import Box, Face, Frame, UInt8Array, UInt16Array
 
 
-class _Known:
-    """A finder that knows where the face is."""
+class Known:
+    """A finder that knows where the face is.
+
+    Args:
+        box_xyxy: There; may be changed.
+    """
 
     name = "reference"
 
-    def __init__(self, box: tuple[float, float, float, float]) -> None:
-        self._box = box
+    def __init__(self, box_xyxy: tuple[float, float, float, float]) -> None:
+        self.box_xyxy = box_xyxy
 
     def find(self, rgb: UInt8Array) -> tuple[Face, ...]:
         """The face."""
-        return (Face(Box(*self._box)),)
+        return (Face(Box(*self.box_xyxy)),)
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -78,7 +82,7 @@ def main(
     file = choose_engine(card, "auto", "int8")
     rows = []
     for item in real_portraits(data):
-        finder: FaceFinder = _Known(REAL_BOXES[item.name])
+        finder: FaceFinder = Known(REAL_BOXES[item.name])
         rgb = colour(data, item.name, item.depth_mm.shape)
         flat = np.full_like(item.depth_mm, np.median(item.depth_mm[item.depth_mm > 0]))
         backend = open_backend(file.engine, verified_model_path(folder, file), names=file.tensor_names())

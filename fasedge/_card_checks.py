@@ -33,6 +33,7 @@ def check_card(card: ModelCard, origin: str) -> None:
             item.spec()
         except InputError as error:
             raise CardError(f"{origin}: input {item.name!r}: {error}") from error
+    _check_heads(card, origin)
     for point in card.operating_points:
         if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
             raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
@@ -46,6 +47,24 @@ def check_card(card: ModelCard, origin: str) -> None:
         raise CardError(f"{origin}: default operating point {card.default_operating_point!r} is not in the list")
     if card.golden.n < 1 or not 0 < card.golden.tolerance < 1:
         raise CardError(f"{origin}: golden vectors need n >= 1 and a tolerance in (0, 1), got {card.golden!r}")
+
+
+def _check_heads(card: ModelCard, origin: str) -> None:
+    """Whatever speaks of an output or an input speaks of one that the model has."""
+    outputs, seen = {o.name for o in card.outputs}, {i.modality for i in card.inputs}
+    heads = {name for name in outputs if name.startswith("score_")}
+    if set(card.calibration.heads) != heads:
+        raise CardError(
+            f"{origin}: heads {sorted(heads) or 'none'} need a calibration each, there are those of "
+            f"{sorted(card.calibration.heads) or 'none'}"
+        )
+    for name, head in card.calibration.heads.items():
+        if not (math.isfinite(head.scale) and head.scale > 0 and math.isfinite(head.bias)):
+            raise CardError(f"{origin}: calibration of {name!r} needs scale > 0 and a finite bias, got {head!r}")
+    if foreign := sorted({p.output for p in card.parity} - outputs):
+        raise CardError(f"{origin}: parity speaks of outputs that the model does not have: {', '.join(foreign)}")
+    if foreign := sorted({m for p in card.operating_points for m in p.modalities} - seen):
+        raise CardError(f"{origin}: operating points from {', '.join(foreign)}, which is no input of the model")
 
 
 def _is_possible(rate: Rate) -> bool:

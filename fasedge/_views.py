@@ -20,17 +20,19 @@ from fasedge.cards import ModelCard
 from fasedge.depth import crop_depth, measure_face_depth
 from fasedge.errors import CardError, InputError
 from fasedge.preprocess import InputSpec, crop_faces
+from fasedge.scoring import is_score
 from fasedge.types import Face, FloatArray, Frame, Reason, UInt8Array
 
 #: What a frame without depth means to a network that looks at depth. ``refuse``: not checked. ``rgb``: colour alone
 #: decides.
 MissingDepth = Literal["refuse", "rgb"]
 MISSING_DEPTH: tuple[MissingDepth, ...] = ("refuse", "rgb")
-#: Smallest share of a face box that must have depth.
-MIN_DEPTH_FRACTION = 0.3
+#: Smallest share of a face box that must have depth. Of simulated living people one in a hundred has less.
+MIN_DEPTH_FRACTION = 0.5
 
 _RGB, _RGBD = ("rgb",), ("rgb", "depth")
 _ALONE = "score_rgb"
+_MISSING = (Reason.DEPTH_MISSING,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +148,20 @@ class Viewer:
         colours = crop_faces(frame, [face for face, _ in judged], self._spec)
         return Views({"rgb": colours, "depth": depths[..., None]}, shown, _RGBD)
 
+    def check(self, outputs: Mapping[str, Array]) -> None:
+        """Make sure that an answer to :meth:`blank` has everything that may come to decide.
+
+        Raises:
+            EngineError: An output is missing, or has a wrong shape.
+        """
+        read_outputs(outputs, 1)
+        if self._colour_alone:
+            read_scores(outputs, _ALONE, 1)
+
+    def lost(self, views: Views) -> list[Answer]:
+        """What is left to say of the faces of a frame where the engine failed."""
+        return [Answer(None, views.modalities, () if shown else _MISSING) for shown in views.shown]
+
     def read(self, outputs: Mapping[str, Array], views: Views) -> list[Answer]:
         """What the network's outputs mean for each face of the frame.
 
@@ -158,16 +174,18 @@ class Viewer:
         """
         n = sum(views.shown)
         answers = iter(self._answers(outputs, views.modalities, n) if n else ())
-        missing = Answer(None, views.modalities, (Reason.DEPTH_MISSING,))
-        return [next(answers) if shown else missing for shown in views.shown]
+        return [next(answers) if shown else Answer(None, views.modalities, _MISSING) for shown in views.shown]
 
     def _answers(self, outputs: Mapping[str, Array], modalities: tuple[str, ...], n: int) -> list[Answer]:
         if self.sees_depth and modalities == _RGB:
             return [Answer(score, _RGB, heads={"rgb": score}) for score in read_scores(outputs, _ALONE, n)]
         scores, maps = read_outputs(outputs, n)
-        # What single heads say counts for nothing where the engine is broken: `decide` looks at the score.
         heads = {name: read_scores(outputs, f"score_{name}", n) for name in _RGBD if f"score_{name}" in outputs}
+        own = [{name: values[i] for name, values in heads.items()} for i in range(n)]
         return [
-            Answer(score, modalities, (), {name: values[i] for name, values in heads.items()}, score_map)
-            for i, (score, score_map) in enumerate(zip(scores, maps, strict=True))
+            # An engine that says something impossible of a single head is broken: its score is not to be trusted.
+            Answer(score, modalities, (), found, score_map)
+            if all(is_score(value) for value in found.values())
+            else Answer(None, modalities)
+            for score, found, score_map in zip(scores, own, maps, strict=True)
         ]

@@ -13,7 +13,6 @@ from types import TracebackType
 
 import numpy as np
 
-from fasedge._outputs import read_outputs
 from fasedge._views import Answer, MissingDepth, Viewer
 from fasedge.backends import Backend, BackendInfo, open_backend
 from fasedge.cards import DEFAULT_MODEL, ModelCard, find_model, load_card, verified_model_path
@@ -43,6 +42,7 @@ class DetectorInfo:
         finder: Name of the face finder in use.
         operating_point: Name of the operating point; ``None`` when the caller set the threshold.
         threshold: Threshold in force.
+        thresholds: The same for everything that may come to decide, by what it is made from.
         modalities: What the score is made from.
         missing_depth: What a frame without depth means: ``refuse`` or ``rgb``.
         quality: Limits of the quality gates; ``None`` when they are off.
@@ -58,6 +58,7 @@ class DetectorInfo:
     finder: str
     operating_point: str | None
     threshold: float
+    thresholds: Mapping[tuple[str, ...], float]
     modalities: tuple[str, ...]
     missing_depth: MissingDepth
     quality: QualityLimits | None
@@ -108,8 +109,9 @@ class Detector:
             judged nor reported.
         missing_depth: For models that look at depth, what a frame without it means. ``refuse``: its faces are *not
             checked*, with :attr:`~fasedge.types.Reason.DEPTH_MISSING`. ``rgb``: colour alone decides, by the threshold
-            that the operating point has for colour alone; the result's ``modalities`` say so. A face over which a depth
-            camera sees (nearly) nothing is refused in either case.
+            that the operating point has for colour alone; the result's ``modalities`` say so. Colour alone is the
+            weaker judge: see its rates in the card before you let it decide, above all where somebody could unplug the
+            depth camera. A face of which less than half has depth is refused in either case.
 
     Raises:
         InputError: An argument is impossible.
@@ -268,6 +270,7 @@ class Detector:
             finder=self._faces.name,
             operating_point=threshold.operating_point,
             threshold=threshold.value,
+            thresholds={seen: found.value for seen, found in self._thresholds.items()},
             modalities=modalities,
             missing_depth=self._missing_depth,
             quality=self._quality,
@@ -282,7 +285,7 @@ class Detector:
             EngineError: The detector was closed, or an engine failed: better here than at the first frame.
         """
         self._require_open()
-        read_outputs(self._backend.infer(self._viewer.blank()), 1)
+        self._viewer.check(self._backend.infer(self._viewer.blank()))
         self._faces.find(np.full((240, 320, 3), 127, np.uint8))
 
     def detect(self, frame: Frame) -> Observation:
@@ -336,7 +339,7 @@ class Detector:
             answers = self._viewer.read(self._backend.infer(views.inputs) if views.inputs else {}, views)
         except FasEdgeError:
             _LOG.exception("model %s failed on frame %r", self._card.id, frame.name)
-            answers = [Answer(None, views.modalities)] * len(faces)
+            answers = self._viewer.lost(views)
             fault = Reason.ENGINE_FAULT
         inferred = time.perf_counter()
         results = tuple(

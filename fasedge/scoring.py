@@ -118,6 +118,11 @@ def checked_policy(quality: str) -> QualityPolicy:
     raise InputError(f"quality policy must be one of {', '.join(QUALITY_POLICIES)}, got {quality!r}")
 
 
+def is_score(value: float) -> bool:
+    """Whether a number can be a score: finite and in [0, 1], give or take rounding."""
+    return math.isfinite(value) and -_ROUNDING <= value <= 1 + _ROUNDING
+
+
 def decide(
     score: float | None,
     threshold: float,
@@ -149,7 +154,7 @@ def decide(
     threshold = _checked_threshold(threshold)
     policy = checked_policy(quality)
     reasons = tuple(dict.fromkeys(quality_reasons))
-    if score is None or not math.isfinite(score) or not -_ROUNDING <= score <= 1 + _ROUNDING:
+    if score is None or not is_score(score):
         return Verdict(None, Decision.NON_RESPONSE, _with(reasons, Reason.ENGINE_FAULT))
     score = min(max(float(score), 0.0), 1.0)
     blocking = reasons if policy == "refuse" else tuple(r for r in reasons if r not in QUALITY_REASONS)

@@ -25,6 +25,8 @@ from fasedge.errors import CardError, EngineError
 from fasedge.types import FloatArray, UInt8Array
 
 _BATCH = 8
+#: Difference of two scores that are the same but for the order of additions.
+_SAME = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,6 +132,10 @@ def _check_golden(named: Mapping[str, NDArray[np.generic]], card: ModelCard, pat
     if depth is not None and (depth.dtype != np.uint8 or depth.shape != (n, side, side, 1)):
         raise CardError(f"{path}: expected depth as uint8 ({n}, {side}, {side}, 1), got {depth.dtype} {depth.shape}")
     heads = {name: values for name, values in named.items() if name.startswith("score_")}
+    wanted = {o.name for o in card.outputs if o.name.startswith("score_")}
+    if set(heads) != wanted:
+        found, expected = sorted(heads) or "none", sorted(wanted) or "none"
+        raise CardError(f"{path} has scores of the heads {found}, the model {expected}")
     if rgb.dtype != np.uint8 or rgb.shape != (n, side, side, 3):
         raise CardError(f"{path}: expected rgb as uint8 ({n}, {side}, {side}, 3), got {rgb.dtype} {rgb.shape}")
     for name, values in {"score": score, **heads}.items():
@@ -226,8 +232,11 @@ def compare_golden(backend: Backend, card: ModelCard, golden: Golden, *, precisi
     swapped_difference, scaled_difference = (_largest(spoilt[alone] - wanted[alone]) for spoilt in (swapped, scaled))
     probes = {"swapped colours": swapped_difference, "pixels in 0..1": scaled_difference}
     if golden.depth is not None:
-        blind, _ = _replay(backend, golden.rgb, np.zeros_like(golden.depth), ("score",))
+        blind, _ = _replay(backend, golden.rgb, np.zeros_like(golden.depth), tuple(wanted))
         probes["missing depth"] = _largest(blind["score"] - golden.score)
+        # Where depth is missing colour alone decides: what it says must not depend on what stands in depth's place.
+        if alone == "score_rgb" and not (moved := _largest(blind[alone] - scores[alone])) <= _SAME:
+            failures.append(f"the score of colour alone changes by {moved:.4f} when depth is taken away")
     for what, difference in probes.items():
         if not difference > tolerance:
             failures.append(f"the test would not notice {what}: scores change by {difference:.4f} only")

@@ -18,13 +18,15 @@ from quantize.imitation import Imitation
 from quantize.options import DevOption
 from quantize.published import weights_of
 from quantize.rgbd import METHOD, take_colour
-from quantize.rgbd_task import RgbdTask, check_teacher, load_rgbd_teacher
+from quantize.rgbd_task import RgbdTask, check_same_crop, load_rgbd_teacher
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
+from training.build import ImitatedTask, TeachingTask
 from training.checkpoint import load_exactly
 from training.config import TrainConfig, load_config
 from training.data.joined import joined
 from training.data.samples import SampleSet
 from training.distributed import choose_device
+from training.errors import ConfigError
 from training.loop import Trainer
 
 
@@ -99,20 +101,28 @@ def new_rgbd_task(
         ConfigError: Settings, student and teachers do not fit each other.
         StateMismatchError: The branch of colour is of another trunk.
         ModelNotFoundError: There is no such model.
+        CardError: Its card is malformed.
     """
     torch.manual_seed(config.seed)
     masters = [load_rgbd_teacher(path) for path in teachers]
     for path, (_, known) in zip(teachers, masters, strict=True):
-        check_teacher(config, known, path)
+        check_same_crop(config, known.input.spec(), f"the teacher in {path}")
     task = RgbdTask(config, [master for master, _ in masters], alpha)
     note: dict[str, str | float | bool] = {}
     if masters:
         note |= {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": alpha}
     if colour is not None:
         card = load_card(find_model(colour))
+        check_same_crop(config, card.input_spec(), f"the model {card.id}")
         take_colour(task.module, weights_of(colour))
-        note |= {"colour_of": f"{card.id} {card.version}"}
+        note |= {"colour_of": f"{card.id} {card.version}", "colour_sha256": card.file("onnxruntime", "fp32").sha256}
     return task, note
+
+
+def _with_trunk(teacher: ImitatedTask) -> TeachingTask:
+    if not isinstance(teacher, TeachingTask):
+        raise ConfigError(f"a student cannot start from a teacher of {teacher.method}, which is another network")
+    return teacher
 
 
 def new_task(
@@ -157,7 +167,7 @@ def new_task(
         load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
         note["began_as_sha256"] = sha256_of(begin)
     elif start:
-        task.start_from(masters[0])
+        task.start_from(_with_trunk(masters[0]))
     elif how.features and masters:
-        task.start_with_head(masters[0])
+        task.start_with_head(_with_trunk(masters[0]))
     return task, note

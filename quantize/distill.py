@@ -5,8 +5,8 @@ H(σ(T·c_t)) ]``, averaged over the cells of the map: the first term is the met
 Kullback-Leibler divergence to the teacher's softened map. With ``alpha = 0`` the student is trained without a teacher,
 on the same schedule.
 
-Students of binary supervision: the same with the cross-entropy of the mean logit z, and the smooth L1 distance of
-``T·z_s`` from ``T·z_t``: single cells need not say what they say, only their mean is supervised.
+Students of binary supervision and of RFMeta: the same with the cross-entropy of the mean logit z, and the smooth L1
+distance of ``T·z_s`` from ``T·z_t``: single cells need not say what they say, only their mean is supervised.
 
 Where the student's map has as many channels as the teacher's, it can imitate what the teacher's trunk finds as well:
 ``+ beta·mean(((f_s - f_t) / (sd(f_t) + 0.001))²)``, with the deviation of each channel in the batch. It then starts
@@ -47,6 +47,7 @@ from quantize.teachers import Taught, Teacher, together
 from training.backbones import Trunk
 from training.build import (
     BinaryTask,
+    LogitTask,
     MethodTask,
     ScoringTask,
     TeachingTask,
@@ -103,10 +104,10 @@ class DistilTask:
                     "its cells mean something else"
                 )
             sides = teacher.map_side, map_side
-            if sides[0] != sides[1]:
+            if sides[0] not in (None, sides[1]):
                 raise ConfigError(
                     f"the teacher's map has {sides[0]} cells a side, the student's {sides[1]}; give the student an "
-                    f"input.size_px of {16 * sides[0]}"
+                    f"input.size_px of {16 * int(sides[0] or 0)}"
                 )
         if self._imitation.features and not (self._teachers and self._teachers[0].channels == trunk.out_channels):
             found = f"a map of {self._teachers[0].channels} channels" if self._teachers else "no teacher"
@@ -281,9 +282,12 @@ class _LogitLosses:
     temperature: ClassVar[float] = 1.0
 
     def __init__(self, config: TrainConfig) -> None:
-        refuse_unread(config)
+        # The student's network is its own, whatever its method's may read: a trunk with one logit.
+        refuse_unread(
+            msgspec.structs.replace(config, method=msgspec.structs.replace(config.method, name="binary-trunk"))
+        )
         if config.method.options:
-            raise ConfigError(f"a student of binary supervision has no options, got {config.method.options}")
+            raise ConfigError(f"a student of {config.method.name} has no options, got {config.method.options}")
 
     def task(self, cells: Tensor, labels: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(cells.mean(dim=(1, 2)), labels)
@@ -292,13 +296,21 @@ class _LogitLosses:
         return F.smooth_l1_loss(found.mean(dim=(1, 2)), wanted.mean(dim=(1, 2)))
 
 
-_LOSSES: Mapping[str, type[_Losses]] = {"a-deeppixbis": _CosineLosses, "binary-trunk": _LogitLosses}
+_LOSSES: Mapping[str, type[_Losses]] = {
+    "a-deeppixbis": _CosineLosses,
+    "binary-trunk": _LogitLosses,
+    "rfmeta": _LogitLosses,
+}
 
 
-_TEACHERS: Mapping[str, type[MethodTask | BinaryTask]] = {"a-deeppixbis": MethodTask, "binary-trunk": BinaryTask}
+_TEACHERS: Mapping[str, type[MethodTask | BinaryTask | LogitTask]] = {
+    "a-deeppixbis": MethodTask,
+    "binary-trunk": BinaryTask,
+    "rfmeta": LogitTask,
+}
 
 
-def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask, TrainConfig]:
+def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask | LogitTask, TrainConfig]:
     """Load a trained method from its checkpoint.
 
     Args:
@@ -317,8 +329,8 @@ def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask, TrainConfig]:
     bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
     if config.method.name not in _TEACHERS:
         raise CheckpointMismatchError(
-            f"{path} is a network of {config.method.name}, which has no students; one of {', '.join(_TEACHERS)} is "
-            "wanted"
+            f"{path} is a network of full size of {config.method.name}; here one of {', '.join(_TEACHERS)} is wanted "
+            "(`training evaluate` scores any, `quantize full` makes files of any)"
         )
     task = _TEACHERS[config.method.name](msgspec.structs.replace(config, method=bare))
     load_exactly(task.module, checkpoint.tensors, what=str(path))

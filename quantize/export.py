@@ -156,10 +156,10 @@ def empty_student(config: TrainConfig) -> AnyStudent:
     from training.build import build_trunk
     from training.errors import ConfigError
 
-    if config.method.name == METHOD:
-        return new_rgbd_student(config.method)
-    trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
     try:
+        if config.method.name == METHOD:
+            return new_rgbd_student(config.method)
+        trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
         return new_student(config.method.name, trunk, trunk.out_channels)
     except ConfigError as error:
         raise CheckpointMismatchError(f"the checkpoint is of no student: {error}") from error

@@ -75,6 +75,12 @@ TEXTS: Mapping[str, ModelText] = {
         "(the binary baseline)",
         equations="binary cross-entropy of one logit",
     ),
+    "rfmeta": ModelText(
+        summary="Small student of RFMeta: judges a face in one colour picture, as a living person or an attack.",
+        method="RFMeta (logit of the meta learner)",
+        paper="Shao, Lan and Yuen, Regularized Fine-grained Meta Face Anti-spoofing, AAAI 2020",
+        equations="eq. 2 and 6 (classification of meta-train and meta-test)",
+    ),
     "cmfl": ModelText(
         summary="Small student of CMFL: judges a face in a picture with depth, as a living person or an attack; "
         "without depth by colour alone, with a threshold of its own.",
@@ -244,7 +250,9 @@ def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool]
     if config.trunk in PLAIN_SIZES:
         parts[0] += ": plain 3x3 convolutions (as RepVGG, CVPR 2021), merged"
     if colour := taught.get("colour_of"):
-        parts.append(f"the branch of colour is that of {colour}, which learns no more")
+        parts.append(
+            f"the branch of colour is that of {colour}: it learnt nothing more, only its rounding was adjusted"
+        )
     if config.pretrained:
         parts.append("from ImageNet weights" + _LICENCES.get(config.trunk, ""))
     if teachers := str(taught.get("teacher_sha256", "")):

@@ -9,8 +9,6 @@ boards have it, or are ARM.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -25,17 +23,17 @@ from quantize.errors import CalibrationDataError, CheckpointMismatchError, Conve
 from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_student
 from quantize.files import complete_file
 from quantize.openvino_export import save_ir
+from quantize.openvino_int8 import CONVOLUTIONS
 from quantize.pictures import feed, parts
 from quantize.rounded import is_rounded
 from quantize.students import Exportable
 from quantize.tflite_export import quiet_converter
+from quantize.tflite_int8 import SIGNATURE
 from training.build import build_task
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.tasks import Batch, StepTask, as_step_task
 
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
-_SIGNATURE = "serving_default"
 _TFLITE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
@@ -115,7 +113,7 @@ def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UIn
         target = artefact(folder, item.engine, "int8")
         with complete_file(target.path) as temporary:
             try:
-                with _quiet(), quiet_converter():
+                with quiet_converter():
                     writers[item.engine](item.path, temporary, calibration)
             except ConversionError:
                 raise
@@ -150,14 +148,14 @@ def _heads(network: Any) -> list[str]:
     return [
         op.get_friendly_name()
         for op in network.get_ordered_ops()
-        if op.get_type_name() in _CONVOLUTIONS and list(op.output(0).get_partial_shape())[1] == 1
+        if op.get_type_name() in CONVOLUTIONS and list(op.output(0).get_partial_shape())[1] == 1
     ]
 
 
 def _others(network: Any) -> list[str]:
     """Types of everything that computes and is no convolution."""
     kinds = {str(op.get_type_name()) for op in network.get_ordered_ops()}
-    return sorted(kinds - {"Parameter", "Constant", "Result", "Convert", *_CONVOLUTIONS})
+    return sorted(kinds - {"Parameter", "Constant", "Result", "Convert", *CONVOLUTIONS})
 
 
 def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
@@ -202,20 +200,5 @@ def _litert(source: Path, target: Path, calibration: UInt8Array) -> None:
             activation_num_bits=8,
             weight_num_bits=8,
         )
-    statistics = work.calibrate({_SIGNATURE: [feed(part) for part in parts(calibration, 1)]})
+    statistics = work.calibrate({SIGNATURE: [feed(part) for part in parts(calibration, 1)]})
     work.quantize(statistics, enable_progress_report=False).export_model(str(target), overwrite=True)
-
-
-class _quiet:  # noqa: N801 - used as a function
-    """Quantisers report progress and warn about their own insides."""
-
-    def __enter__(self) -> None:
-        self._previous = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        self._caught = warnings.catch_warnings()
-        self._caught.__enter__()
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        self._caught.__exit__(None, None, None)
-        logging.disable(self._previous)

@@ -15,7 +15,8 @@ from quantize.grid import grids
 from quantize.openvino_export import save_ir, to_openvino
 from quantize.students import ExportModel
 
-_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+#: Types of convolutions in OpenVINO.
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 
 def export_openvino_int8(model: ExportModel, path: Path, size_px: int) -> Path:
@@ -63,7 +64,7 @@ def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_p
     if len(crops) == 0:
         raise CalibrationDataError("quantize_with_nncf needs calibration crops, got none")
     network = to_openvino(model, size_px)
-    convolutions = [op.get_friendly_name() for op in network.get_ordered_ops() if op.get_type_name() in _CONVOLUTIONS]
+    convolutions = [op.get_friendly_name() for op in network.get_ordered_ops() if op.get_type_name() in CONVOLUTIONS]
     previous = nncf.common.logging.logger.nncf_logger.level
     nncf.set_log_level(logging.ERROR)
     try:

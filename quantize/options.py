@@ -16,7 +16,7 @@ TrainOption = Annotated[Path, typer.Option("--train", help="Sample set of the tr
 TestOption = Annotated[Path, typer.Option("--test", help="Sample set that is held out.")]
 CropsOption = Annotated[int, typer.Option("--crops", help="Calibration crops.")]
 FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written by the evaluation.")]
-GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, 3): crops that may be published.")]
+GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, C): crops that may be published.")]
 ModelsOption = Annotated[Path | None, typer.Option("--models", help="Default: inside the package.")]
 ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a score in the self-test.")]
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]

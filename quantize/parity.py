@@ -262,7 +262,7 @@ def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Pre
 
 
 def write_parity(folder: Path, *reports: ParityReport) -> Path:
-    """Write ``parity.json``; call it only after :meth:`ParityReport.check`.
+    """Write ``parity.json``; for models that will be published only after :meth:`ParityReport.check`.
 
     Args:
         folder: Of the artefacts.

@@ -28,7 +28,7 @@ def pictures(
         indices: Which, by position.
         spec: Size and crop scale, of colour and depth alike.
         depth: Whether the network looks at depth.
-        boxes: What to cut by; by default the boxes of the set.
+        boxes: What to cut by, and to measure depth in; by default the boxes of the set.
 
     Returns:
         uint8 (n, S, S, 3), or (n, S, S, 4) with depth.
@@ -40,7 +40,7 @@ def pictures(
     rgb = samples.crops(indices, spec, boxes=boxes)
     if not depth:
         return rgb
-    return np.concatenate([rgb, depth_crops(samples, indices, spec, boxes)[..., None]], axis=3)
+    return np.concatenate([rgb, depth_crops(samples, indices, spec, boxes, found=True)[..., None]], axis=3)
 
 
 def usable_part(samples: SampleSet, *, depth: bool) -> SampleSet:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
+from fasedge.preprocess import InputSpec
 from quantize.errors import CheckpointMismatchError
 from quantize.export import config_of
 from quantize.rgbd import METHOD, SCORES, RgbdInput, RgbdStudent, new_rgbd_student
@@ -168,15 +169,20 @@ def load_rgbd_teacher(path: Path) -> tuple[RgbdTeacher, TrainConfig]:
     return RgbdTeacher(step), config
 
 
-def check_teacher(student: TrainConfig, teacher: TrainConfig, path: Path) -> None:
-    """Refuse a teacher that would look at other crops than those that it was trained on.
+def check_same_crop(student: TrainConfig, known: InputSpec, who: str) -> None:
+    """Refuse somebody who would look at other crops than those that he was trained on.
+
+    Args:
+        student: Whose crops they would be.
+        known: What he has seen.
+        who: For the message.
 
     Raises:
         ConfigError: Size or crop differ.
     """
-    wanted, known = student.input.spec(), teacher.input.spec()
+    wanted = student.input.spec()
     if (wanted.size_px, wanted.crop_scale) != (known.size_px, known.crop_scale):
         raise ConfigError(
-            f"the teacher in {path} has seen crops of {known.size_px} px and {known.crop_scale:g} face boxes, the "
-            f"student sees {wanted.size_px} px and {wanted.crop_scale:g}: train one of the two for the other's"
+            f"{who} has seen crops of {known.size_px} px and {known.crop_scale:g} face boxes, the student sees "
+            f"{wanted.size_px} px and {wanted.crop_scale:g}: train one of the two for the other's"
         )

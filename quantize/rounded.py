@@ -206,7 +206,14 @@ def load_calibrated(checkpoint: Path, calibration: Path) -> tuple[Rounded, Calib
         CheckpointError: The checkpoint is missing or damaged.
     """
     file = read_calibration(calibration)
-    return load_rounded(checkpoint, file.platt()), file
+    rounded = load_rounded(checkpoint, file.platt())
+    heads = {str(name) for name in rounded.grid.outputs if name.startswith("score_")}
+    if set(file.heads) != heads:
+        raise CheckpointMismatchError(
+            f"{calibration} calibrates the heads {sorted(file.heads) or 'none'}, the network has "
+            f"{sorted(heads) or 'none'}; run `python -m quantize calibrate` again"
+        )
+    return rounded, file
 
 
 class RoundedTask:

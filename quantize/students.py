@@ -204,6 +204,7 @@ class PixelLogitStudent(Student):
 STUDENTS: Mapping[str, Callable[[nn.Module, int], Student]] = {
     "a-deeppixbis": PixelCosineStudent,
     "binary-trunk": PixelLogitStudent,
+    "rfmeta": PixelLogitStudent,
 }
 
 

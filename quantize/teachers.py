@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from quantize.errors import ConversionError
 from quantize.openvino_export import to_openvino
-from training.build import TeachingTask
+from training.build import ImitatedTask
 from training.errors import ConfigError
 
 
@@ -36,13 +36,13 @@ class Teacher(Protocol):
         ...
 
     @property
-    def map_side(self) -> int:
-        """Cells along a side of the map, m."""
+    def map_side(self) -> int | None:
+        """Cells along a side of the map, m; ``None`` where there is one answer to the whole picture."""
         ...
 
     @property
     def channels(self) -> int:
-        """Channels of the trunk's map, C."""
+        """Channels of the map whose features can be imitated, C; 0 if there are none."""
         ...
 
     def to_device(self, device: torch.device) -> None:
@@ -65,12 +65,12 @@ class TorchTeacher(nn.Module):
         task: A trained method; it is switched to evaluation and learns no more.
     """
 
-    def __init__(self, task: TeachingTask) -> None:
+    def __init__(self, task: ImitatedTask) -> None:
         super().__init__()
         self._task = task
         # Registered for the converter; its first layer is the task's, so that `to_device` moves everything.
         self.network = task.module.eval().requires_grad_(False)
-        self.method, self.map_side, self.channels = task.method, task.map_side, task.trunk.out_channels
+        self.method, self.map_side, self.channels = task.method, task.map_side, task.channels
 
     def to_device(self, device: torch.device) -> None:
         """Move it."""
@@ -106,7 +106,7 @@ class OpenVinoTeacher:
         ConversionError: OpenVINO refuses the network, or is not installed.
     """
 
-    def __init__(self, task: TeachingTask, size_px: int, *, threads: int | None = None) -> None:
+    def __init__(self, task: ImitatedTask, size_px: int, *, threads: int | None = None) -> None:
         try:
             import openvino
         except ModuleNotFoundError as error:

@@ -19,7 +19,8 @@ from quantize.pictures import feed
 from quantize.students import ExportModel
 from quantize.tflite_export import export_tflite_fp32, quiet_converter
 
-_SIGNATURE = "serving_default"
+#: Name of the signature in the files.
+SIGNATURE = "serving_default"
 _INT8_CODE_MAX = 127
 #: Operations that become integer kernels; the pre-processing and the head consist of others, or are not matched.
 _KERNELS = ("CONV_2D", "DEPTHWISE_CONV_2D", "ADD")
@@ -144,7 +145,7 @@ def _tensors(source: Path, sample: UInt8Array) -> list[_Tensor]:
     """All intermediate float tensors of four dimensions with their values, NCHW."""
     interpreter = _interpreter(source)
     shown = feed(sample)
-    for name, at in interpreter.get_signature_runner(_SIGNATURE).get_input_details().items():
+    for name, at in interpreter.get_signature_runner(SIGNATURE).get_input_details().items():
         interpreter.set_tensor(at["index"], shown[name])
     interpreter.invoke()
     names = {int(item["index"]): str(item["name"]) for item in interpreter.get_tensor_details()}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 
+import msgspec
 import pytest
 
 from fasedge.cards import (
     CARD_NAME,
+    ParityRecord,
     dump_card,
     find_model,
     list_models,
@@ -245,3 +247,37 @@ def test_every_embedded_model_has_a_valid_card_under_its_own_id_and_intact_files
             files = [verified_model_path(folder, item), *(folder / name for name in item.companions)]
             assert sum(path.stat().st_size for path in files) == item.bytes
         verify_file(folder, card.golden.path, card.golden.sha256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"calibration": {"heads": {}}}, "need a calibration each, there are those of none"),
+        ({"calibration": {"heads": {"score_rgb": {"scale": -1.0, "bias": 0.0}}}}, "need a calibration each"),
+        (
+            {"calibration": {"heads": {n: {"scale": -1.0, "bias": 0.0} for n in ("score_rgb", "score_depth")}}},
+            "needs scale > 0 and a finite bias",
+        ),
+        ({"inputs": [0]}, "operating points from depth, which is no input of the model"),
+    ],
+)
+def test_what_a_card_says_of_heads_and_modalities_must_fit_the_model(changes, message):
+    document = msgspec.to_builtins(fake_card(depth=True))
+    parse_card(msgspec.json.encode(document))
+    if "calibration" in changes:
+        document["calibration"] |= changes["calibration"]
+    if "inputs" in changes:
+        document["inputs"] = document["inputs"][:1]
+    with pytest.raises(CardError, match=message):
+        parse_card(msgspec.json.encode(document))
+
+
+def test_parity_may_speak_only_of_outputs_that_the_model_has():
+    record = ParityRecord(
+        engine="openvino", precision="int8", n=1, score_abs_diff_p99=0.0, score_abs_diff_max=0.0, auc=1.0,
+        auc_reference=1.0, acer_points=0.0, acer_points_reference=0.0, decision_flips_percent=0.0, output="score_rgb",
+    )  # fmt: skip
+    of_both = msgspec.structs.replace(fake_card(depth=True), parity=(record,))
+    assert parse_card(dump_card(of_both)) == of_both
+    with pytest.raises(CardError, match="parity speaks of outputs that the model does not have: score_rgb"):
+        parse_card(dump_card(msgspec.structs.replace(fake_card(), parity=(record,))))

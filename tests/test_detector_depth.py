@@ -9,7 +9,7 @@ import pytest
 from fasedge.cards import OutputCard
 from fasedge.depth import crop_depth, measure_face_depth
 from fasedge.detector import Detector
-from fasedge.errors import CardError, InputError
+from fasedge.errors import CardError, EngineError, InputError
 from fasedge.preprocess import crop_face
 from fasedge.testing import FakeBackend, FakeFaceFinder, fake_card, synthetic_face, synthetic_frame
 from fasedge.types import Decision, Frame, Reason
@@ -106,8 +106,8 @@ def test_a_face_from_which_nothing_returns_is_refused_and_the_others_are_judged(
     np.testing.assert_array_equal(backend.calls[0]["rgb"][0], crop_face(_RGB, _SMALL.box, _CARD.input_spec()))
 
 
-def test_three_tenths_of_a_face_need_depth():
-    for share, expected in ((0.66, Decision.BONA_FIDE), (0.74, Decision.NON_RESPONSE)):
+def test_half_of_a_face_needs_depth():
+    for share, expected in ((0.46, Decision.BONA_FIDE), (0.54, Decision.NON_RESPONSE)):
         frame = Frame(rgb=_RGB, depth_mm=_with_hole(_LARGE, share))
         result = _detector(_answers(2 if expected is Decision.BONA_FIDE else 1)).detect(frame).results[0]
         assert result.decision is expected
@@ -121,8 +121,16 @@ def test_reasons_of_quality_stay_beside_missing_depth():
         assert result.decision is Decision.NON_RESPONSE
 
 
-@pytest.mark.parametrize("spoilt", [{"score": np.array([np.nan, 0.9], np.float32)}, {"score": np.zeros(3, np.float32)}])
-def test_a_broken_score_is_never_replaced_by_that_of_a_head(spoilt):
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"score": np.array([np.nan, 0.9], np.float32)},
+        {"score": np.zeros(3, np.float32)},
+        {"score_rgb": np.array([np.nan, 0.9], np.float32)},
+        {"score_depth": np.array([7.0, 0.9], np.float32)},
+    ],
+)
+def test_an_engine_that_says_something_impossible_of_any_score_is_not_believed(spoilt):
     good = {name: np.full(2, 0.9, np.float32) for name in ("score", "score_rgb", "score_depth")}
     detector = _detector(FakeBackend(outputs={**good, **spoilt}), missing_depth="rgb")
     broken = detector.detect(Frame(rgb=_RGB, depth_mm=_depth_mm())).results[0]
@@ -130,16 +138,32 @@ def test_a_broken_score_is_never_replaced_by_that_of_a_head(spoilt):
     assert broken.reasons == (Reason.ENGINE_FAULT,)
 
 
+def test_a_face_without_depth_says_so_also_where_the_engine_fails():
+    backend = FakeBackend(error=EngineError("driver"))
+    observation = _detector(backend).detect(Frame(rgb=_RGB, depth_mm=_with_hole(_LARGE)))
+    assert observation.reasons == (Reason.ENGINE_FAULT,)
+    assert [r.reasons for r in observation.results] == [(Reason.DEPTH_MISSING,), (Reason.ENGINE_FAULT,)]
+    assert observation.decision is Decision.NON_RESPONSE
+
+
 def test_the_detector_says_what_it_looks_at_and_warms_up_with_both():
     backend = _answers(1)
     detector = _detector(backend, missing_depth="rgb")
     info = detector.info
     assert (info.modalities, info.missing_depth, info.threshold) == (_BOTH, "rgb", 0.6)
+    assert info.thresholds == {_BOTH: 0.6, _ALONE: 0.3}
     detector.warmup()
     assert {name: value.shape for name, value in backend.calls[0].items()} == {
         "rgb": (1, 32, 32, 3),
         "depth": (1, 32, 32, 1),
     }
+
+
+def test_a_file_without_the_score_of_colour_fails_at_warm_up_where_colour_may_decide():
+    lacking = FakeBackend(outputs={"score": np.full(1, 0.5, np.float32)})
+    _detector(lacking).warmup()
+    with pytest.raises(EngineError, match="no output 'score_rgb'"):
+        _detector(lacking, missing_depth="rgb").warmup()
 
 
 def test_what_cannot_work_is_refused_at_construction():

@@ -164,6 +164,16 @@ def test_scores_of_single_heads_are_compared_and_missing_depth_is_noticed():
     assert [f for f in off.failures if f.startswith("score_depth differ by up to 0.2000")]
 
 
+def test_colour_alone_must_not_depend_on_depth():
+    class Leaky(_DepthBackend):
+        def infer(self, inputs):
+            found = super().infer(inputs)
+            return found | {"score_rgb": (found["score_rgb"] + 0.01 * found["score_depth"]).astype(np.float32)}
+
+    report = compare_golden(Leaky(), _card(), _depth_golden(Leaky()))
+    assert any("colour alone changes by 0.0" in f for f in report.failures)
+
+
 def test_a_test_that_would_not_notice_missing_depth_fails():
     deaf = _DepthBackend(deaf=True)
     report = compare_golden(deaf, _card(), _depth_golden(deaf))
@@ -337,6 +347,10 @@ def test_golden_vectors_with_depth_are_read_and_must_fit_the_model(tmp_path):
         card = msgspec.structs.replace(both, golden=_write(tmp_path, {**arrays, name: wrong}).golden)
         with pytest.raises(CardError, match=message):
             load_golden(tmp_path, card)
+    for left in ("score_rgb", "score_depth"):
+        fewer = {name: value for name, value in arrays.items() if name != left}
+        with pytest.raises(CardError, match="has scores of the heads"):
+            load_golden(tmp_path, msgspec.structs.replace(both, golden=_write(tmp_path, fewer).golden))
     without = {name: value for name, value in arrays.items() if name != "depth"}
     with pytest.raises(CardError, match="lacks depth, unlike the model"):
         load_golden(tmp_path, msgspec.structs.replace(both, golden=_write(tmp_path, without).golden))

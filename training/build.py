@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
 import msgspec
 import torch
@@ -34,8 +34,8 @@ from training.settings import imagenet_weights, with_options
 from training.tasks import Batch, FittedTask, MethodStep, Needs, ScoringTask, StepTask, Task
 
 __all__ = [
-    "FITTED", "METHODS", "BinaryTask", "MethodTask", "ScoringTask", "Task", "TeachingTask", "build_fitted",
-    "build_task", "build_trunk", "has_trunk", "method_settings", "with_options",
+    "FITTED", "METHODS", "BinaryTask", "ImitatedTask", "LogitTask", "MethodTask", "ScoringTask", "Task",
+    "TeachingTask", "build_fitted", "build_task", "build_trunk", "has_trunk", "method_settings", "with_options",
 ]  # fmt: skip
 
 _Colour: TypeAlias = tuple[float, float, float]
@@ -59,8 +59,8 @@ class PictureInput(nn.Module):
         return cast(Tensor, self.graph(batch.rgb))
 
 
-class TeachingTask(Protocol):
-    """A method whose trunk and cells a student can imitate."""
+class ImitatedTask(Protocol):
+    """A method whose answers a student can imitate."""
 
     @property
     def method(self) -> str:
@@ -68,18 +68,13 @@ class TeachingTask(Protocol):
         ...
 
     @property
-    def filter(self) -> tuple[Tensor, Tensor | None]:
-        """What makes a value of a cell of the trunk's map: weight, C values in any shape, and bias (1,)."""
+    def map_side(self) -> int | None:
+        """Cells along a side of the map, m; ``None`` for a method that says one thing of the whole picture."""
         ...
 
     @property
-    def trunk(self) -> Trunk:
-        """The trunk."""
-        ...
-
-    @property
-    def map_side(self) -> int:
-        """Cells along a side of the map, m."""
+    def channels(self) -> int:
+        """Channels of the map that features are imitated of; 0 if there is none to imitate."""
         ...
 
     @property
@@ -92,11 +87,26 @@ class TeachingTask(Protocol):
         ...
 
     def features(self, rgb: Tensor) -> Tensor:
-        """The trunk's map (N, C, m, m) of pictures, uint8 (N, S, S, 3), red first."""
+        """The map (N, C, m, m) of pictures, uint8 (N, S, S, 3), red first."""
         ...
 
     def cells_of(self, features: Tensor) -> Tensor:
-        """Values (N, m, m) of the cells of the trunk's map."""
+        """Values (N, m, m) of the cells of the map."""
+        ...
+
+
+@runtime_checkable
+class TeachingTask(ImitatedTask, Protocol):
+    """A method whose trunk a student can start from, or whose head."""
+
+    @property
+    def filter(self) -> tuple[Tensor, Tensor | None]:
+        """What makes a value of a cell of the trunk's map: weight, C values in any shape, and bias (1,)."""
+        ...
+
+    @property
+    def trunk(self) -> Trunk:
+        """The trunk."""
         ...
 
 
@@ -126,6 +136,11 @@ class _OnTrunk(MethodStep[OutputT, LossesT]):
     def map_side(self) -> int:
         """Cells along a side of the map, m."""
         return self._map_side
+
+    @property
+    def channels(self) -> int:
+        """Channels of the trunk's map."""
+        return self._trunk.out_channels
 
     def features(self, rgb: Tensor) -> Tensor:
         """Return the trunk's map (N, C, m, m), for distillation."""
@@ -198,6 +213,49 @@ class BinaryTask(_OnTrunk[BinaryLogits, BinaryLoss]):
     def score(self, rgb: Tensor) -> Tensor:
         """Return the probability of a living person, (N,)."""
         return torch.sigmoid(self.cells_of(self.features(rgb)).mean(dim=(1, 2)))
+
+
+class LogitTask:
+    """A method that says one logit of the whole picture (RFMeta and its rows) as one that a student can imitate.
+
+    Its logit stands for a map of one cell. Its features have no counterpart in a student, whose trunk is another.
+
+    Args:
+        config: The run.
+
+    Raises:
+        ConfigError: The method is another.
+    """
+
+    map_side = None
+    channels = 0
+
+    def __init__(self, config: TrainConfig) -> None:
+        task = build_task(config)
+        if not isinstance(task, DomainTask):
+            raise ConfigError(f"expected a run of RFMeta or one of its rows, got one of {config.method.name!r}")
+        self._task, self.method = task, config.method.name
+
+    @property
+    def module(self) -> nn.Module:
+        """The method's networks."""
+        return self._task.module
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to a device."""
+        self._task.to(device)
+
+    def features(self, rgb: Tensor) -> Tensor:
+        """The logit as a map of one cell, (N, 1, 1, 1)."""
+        return self._task.logits(rgb)[:, None, None, None]
+
+    def cells_of(self, features: Tensor) -> Tensor:
+        """The same, (N, 1, 1)."""
+        return features[:, 0]
+
+    def score(self, rgb: Tensor) -> Tensor:
+        """Return the probability of a living person, (N,)."""
+        return torch.sigmoid(self._task.logits(rgb))
 
 
 def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:

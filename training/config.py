@@ -134,6 +134,7 @@ class AugmentConfig(_Section, frozen=True):
         zoom: Largest relative change of the face box.
         recoloured: Share of the attacks of each batch in whose place recoloured bona fide pictures are put, see
             :mod:`training.data.clues`; for methods that see colour alone.
+        holes: Share of the depth maps from which a part of the face is taken, see :mod:`training.data.holes`.
     """
 
     flip: float = 0.5
@@ -148,6 +149,7 @@ class AugmentConfig(_Section, frozen=True):
     shift: float = 0.0
     zoom: float = 0.0
     recoloured: float = 0.0
+    holes: float = 0.0
 
     def jitter(self) -> CropJitter | None:
         """Jitter of the face box, or ``None``."""
@@ -296,12 +298,12 @@ def _of_input(config: TrainConfig) -> _Rules:
 
 
 def _of_augment(a: AugmentConfig) -> _Rules:
-    shares = (a.flip, a.grey, a.blur, a.erase, a.recoloured)
+    shares = (a.flip, a.grey, a.blur, a.erase, a.recoloured, a.holes)
     changes = (a.brightness, a.contrast, a.saturation, a.colour)
     return [
         (
             all(0 <= p <= 1 for p in shares),
-            f"augment: flip, grey, blur, erase and recoloured must lie in [0, 1], got {shares}",
+            f"augment: flip, grey, blur, erase, recoloured and holes must lie in [0, 1], got {shares}",
         ),
         (
             all(0 <= c <= 1 for c in changes),

@@ -78,6 +78,10 @@ class DomainTask:
         pictures = (self._input(torch.cat([batch.rgb for batch in named.values()])) for named in batches)
         reestimate_norm(self._model, pictures, self._model.classify if not self._regularised else None)
 
+    def logits(self, rgb: Tensor) -> Tensor:
+        """The classifier's logits (N,) of pictures, uint8 (N, S, S, 3), red first; higher = bona fide."""
+        return self._model.classify(self._input(rgb))
+
     def score_batch(self, batch: Batch) -> Tensor:
         """The classifier's probability of bona fide."""
-        return torch.sigmoid(self._model.classify(self._input(batch.rgb)))
+        return torch.sigmoid(self.logits(batch.rgb))

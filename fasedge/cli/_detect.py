@@ -22,6 +22,7 @@ from fasedge.cli._output import (
     Session,
     decision_text,
     failure_document,
+    judged_by,
     observation_document,
     plural,
     printable,
@@ -248,7 +249,8 @@ class TablePrinter(Printer):
             why = reason_words(observation.reasons)
             self._rows.add(observation.name, "-", "-", decision_text(observation.decision), why, ms)
         for number, result in enumerate(observation.results, start=1):
-            why = reason_words((*observation.reasons, *result.reasons))
+            words = (judged_by(result), reason_words((*observation.reasons, *result.reasons)))
+            why = "; ".join(part for part in words if part)
             name, time = (observation.name, ms) if number == 1 else ("", "")
             self._rows.add(name, str(number), score_text(result.score), decision_text(result.decision), why, time)
 
@@ -272,11 +274,18 @@ def describe(detector: Detector) -> str:
     """What really runs, in one line."""
     info = detector.info
     point = f"operating point {info.operating_point}" if info.operating_point else "own threshold"
-    seen = "" if info.modalities == ("rgb",) else f" on {' and '.join(info.modalities)}"
+    limits = [f"{limit:.3f}{_on(seen, info.modalities)}" for seen, limit in info.thresholds.items()]
     return (
         f"Model {info.model} {info.version} ({info.precision}, {info.engine} {info.backend.version}), "
-        f"{point}: bona fide from a score of {info.threshold:.3f}{seen}; faces found by {info.finder}"
+        f"{point}: bona fide from a score of {', '.join(limits)}; faces found by {info.finder}"
     )
+
+
+def _on(seen: tuple[str, ...], everything: tuple[str, ...]) -> str:
+    """What a threshold is for, where that must be said."""
+    if everything == ("rgb",):
+        return ""
+    return " on colour and depth" if seen == everything else " on colour alone"
 
 
 def _judge_all(

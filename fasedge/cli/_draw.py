@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fasedge.cli._output import DECISION_WORDS, REASON_WORDS
+from fasedge.cli._output import DECISION_WORDS, REASON_WORDS, judged_by
 from fasedge.errors import OutputError
 from fasedge.types import Decision, Frame, Observation, PadResult, Reason, UInt8Array
 
@@ -157,7 +157,8 @@ def _headline(result: PadResult) -> str:
     word = DECISION_WORDS[result.decision]
     if result.score is None:
         return word
-    return f"{word}  {result.score:.2f} (needs {result.threshold:.2f})"
+    note = f", {alone}" if (alone := judged_by(result)) else ""
+    return f"{word}  {result.score:.2f} (needs {result.threshold:.2f}{note})"
 
 
 class AnnotationWriter:

@@ -48,7 +48,7 @@ def _show(session: Session, card: ModelCard) -> None:
     columns = (
         Column("Operating point", 17),
         Column("Precision", 9),
-        Column("Uses", 5),
+        Column("Uses", 9),
         Column("Threshold", 9, right=True),
         Column("Attacks missed", 14, right=True),
         Column("People rejected", 11, right=True),

@@ -63,6 +63,11 @@ REASON_WORDS = {
 }
 
 
+def judged_by(result: PadResult) -> str:
+    """What decided, where a model that looks at depth had to do without; empty otherwise."""
+    return "colour alone" if result.modalities == ("rgb",) and result.heads else ""
+
+
 def reason_words(reasons: Sequence[Reason]) -> str:
     """Reasons in plain words."""
     return "; ".join(REASON_WORDS.get(reason, reason.value.replace("_", " ")) for reason in reasons)

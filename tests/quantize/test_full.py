@@ -114,8 +114,18 @@ def test_the_command_leaves_files_and_figures_and_says_when_one_is_beyond_its_li
         (engine, precision) for engine in ("openvino", "litert", "onnxruntime") for precision in ("fp32", "int8")
     }
     assert {r.n for r in records} == {48}
-    beyond = any(r.decision_flips_percent > 0.5 or r.score_abs_diff_p99 > 0.05 for r in records)
-    assert code == 3 or not beyond
+    # Weights that nobody has trained put all scores near each other: a decision is easily another one.
+    beyond = any(
+        r.decision_flips_percent > 0.5
+        or r.score_abs_diff_p99 > 0.05
+        or abs(r.auc - r.auc_reference) > 0.002
+        or abs(r.acer_points - r.acer_points_reference) > 0.3
+        for r in records
+    )
+    assert code == (3 if beyond else 0)
+    assert ("The files are written" in capsys.readouterr().err.replace("\n", " ")) == beyond
+    assert command(monkeypatch, "full", checkpoint, *options, "--test", sets["test"], "--dev", sets["test"]) == 3
+    assert "threshold is chosen on the dev split" in capsys.readouterr().err.replace("\n", " ")
     capsys.readouterr()
     assert command(monkeypatch, "full", checkpoint, *options, "--test", sets["train"]) == 3
     assert "held-out samples" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import feed, packed, pictures, usable_part
 from quantize.published import weights_of
 from quantize.rgbd import SCORES, RgbdExportModel, RgbdStudent, new_rgbd_student, take_colour
-from quantize.rgbd_task import RgbdTask, RgbdTeacher, check_teacher, load_rgbd_teacher
+from quantize.rgbd_task import RgbdTask, RgbdTeacher, check_same_crop, load_rgbd_teacher
 from quantize.rounded import load_calibrated, load_rounded
 from quantize.students import Platt
 from tests.training.fixtures.evaluation_sets import drawn_set, write_set
@@ -51,8 +51,8 @@ TOML = """
 [data]
 depth = true
 [input]
-size_px = 32
-crop_scale = 0.9
+size_px = 112
+crop_scale = 0.85
 brightness = true
 [method]
 name = "cmfl"
@@ -232,7 +232,7 @@ def teacher_file(path: Path, config: TrainConfig = CONFIG) -> Path:
 def test_teachers_are_imitated_by_the_heads_that_see_depth(student, tmp_path):
     teacher, known = load_rgbd_teacher(teacher_file(tmp_path / "t"))
     assert isinstance(teacher, RgbdTeacher)
-    check_teacher(CONFIG, known, tmp_path / "t")
+    check_same_crop(CONFIG, known.input.spec(), "the teacher")
     batch = batch_of()
     own, said = RgbdTask(CONFIG, student=student).logits(batch), teacher(batch)
     smooth = nn.functional.smooth_l1_loss
@@ -249,7 +249,7 @@ def test_teachers_that_do_not_fit_are_refused(student, tmp_path):
     wide = msgspec.structs.replace(CONFIG, input=InputConfig(size_px=SIZE_PX, crop_scale=1.8))
     _, known = load_rgbd_teacher(teacher_file(tmp_path / "t", wide))
     with pytest.raises(ConfigError, match=r"1\.8 face boxes, the student sees 32 px and 0\.9"):
-        check_teacher(CONFIG, known, tmp_path / "t")
+        check_same_crop(CONFIG, known.input.spec(), "the teacher")
     other = msgspec.structs.replace(CONFIG, method=MethodConfig(name="a-deeppixbis"))
     save_checkpoint(tmp_path / "o", student.state_dict(), {"config": msgspec.to_builtins(other)})
     with pytest.raises(CheckpointMismatchError, match="a network of a-deeppixbis"):
@@ -328,7 +328,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_a_student_is_taught_rounded_and_calibrated_from_the_command_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "student.toml").write_text(TOML)
     sets = {s: write_set(tmp_path / s, drawn_set(s, people=6, depth=True, origin="")) for s in ("train", "dev")}
-    teacher, out = teacher_file(tmp_path / "t"), tmp_path / "out"
+    seen = msgspec.structs.replace(CONFIG, input=InputConfig(size_px=112, crop_scale=0.85))
+    teacher, out = teacher_file(tmp_path / "t", seen), tmp_path / "out"
     base = ["distil", tmp_path / "student.toml", "--train", sets["train"], "--dev", sets["dev"], "--out", out]
     assert run(monkeypatch, *base, "--colour", "edge-rgb", "--teacher", teacher, "--alpha", 0.25) == 0
     student, config = load_trained(out / "best.safetensors")
@@ -356,6 +357,14 @@ def test_a_student_is_taught_rounded_and_calibrated_from_the_command_line(tmp_pa
     model = load_calibrated(rounded, calibration)[0].fp32()
     assert model.platt == file.platt()
     assert len({file.scale, *(head.scale for head in file.heads.values())}) == 3
+    calibration.write_bytes(msgspec.json.encode(msgspec.structs.replace(file, heads={})))
+    with pytest.raises(CheckpointMismatchError, match="calibrates the heads none, the network has"):
+        load_calibrated(rounded, calibration)
+
+    (tmp_path / "other.toml").write_text(TOML.replace("0.85", "0.9"))
+    assert run(monkeypatch, "distil", tmp_path / "other.toml", *base[2:], "--colour", "edge-rgb") == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the model edge-rgb has seen crops of 112 px and 0.85 face boxes" in said
 
     for more in (["--features", 1], ["--start", "--teacher", teacher], ["--mixup", 0.5], ["--from", rounded]):
         assert run(monkeypatch, *base, *more) == 2

@@ -15,18 +15,22 @@ from training.config import TrainConfig
 from training.data.augment import augment, drawn_flips
 from training.data.clues import recolour_attacks
 from training.data.domains import domain_of
+from training.data.holes import with_hole
 from training.data.samples import SampleSet
 from training.errors import ConfigError, DataError
 from training.tasks import Batch, Needs
 
 #: Keeps the draws of recoloured pictures apart.
 _RECOLOURED = 0x5C
+#: And those of holes in depth.
+_HOLES = 0x40
 
 
-def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
+def face_depth(samples: SampleSet, index: int, box: Box | None = None) -> FaceDepth | None:
     """How far a face is and how much relief it has; ``None`` where nothing in its box returns.
 
-    Prepared recordings say what was measured before the face was cut out; all others are measured here.
+    Prepared recordings say what was measured before the face was cut out; all others are measured here, in another box
+    than the set's if one is given.
 
     Raises:
         DataError: The set has no depth.
@@ -36,7 +40,7 @@ def face_depth(samples: SampleSet, index: int) -> FaceDepth | None:
     if isinstance(median, int | float) and isinstance(spread, int | float):
         # How much of the box returned was looked at when the recording was prepared; nothing here asks for it.
         return FaceDepth(float(median), max(float(spread), SMALLEST_SPREAD_MM), 1.0)
-    return measure_face_depth(depth_mm, Box(*row.box_xyxy))
+    return measure_face_depth(depth_mm, Box(*row.box_xyxy) if box is None else box)
 
 
 def check_crops(samples: SampleSet, spec: InputSpec) -> None:
@@ -75,7 +79,14 @@ def usable(samples: SampleSet, *, measured: bool) -> list[int]:
 
 
 def depth_crops(
-    samples: SampleSet, indices: Sequence[int], spec: InputSpec, boxes: Sequence[Box] | None = None
+    samples: SampleSet,
+    indices: Sequence[int],
+    spec: InputSpec,
+    boxes: Sequence[Box] | None = None,
+    *,
+    found: bool = False,
+    holes: float = 0.0,
+    rng: np.random.Generator | None = None,
 ) -> UInt8Array:
     """Depth of the crops that :meth:`SampleSet.crops` cuts by the same boxes.
 
@@ -85,23 +96,33 @@ def depth_crops(
         spec: Size and crop scale.
         boxes: What to cut by; by default the boxes of the set. They say only where the crop lies: the face as it was
             found decides the scale of its depth.
+        found: Whether the boxes are those of a finder, in which a detector would measure the scale.
+        holes: Share of the maps that lose a part of the face, see :mod:`training.data.holes`; their scale is measured
+            on what is left, as it would be in front of a camera.
+        rng: Where these come from.
 
     Returns:
         uint8 (n, S, S), see :func:`fasedge.depth.depth_to_bytes`.
 
     Raises:
-        DataError: The set has no depth, or a face has none.
+        DataError: The set has no depth, a face has none, or holes are wanted but nothing to draw them from.
     """
+    if holes and rng is None:
+        raise DataError("depth with holes needs rng, a numpy random generator; pass one, or no holes")
     boxes = samples.boxes(indices) if boxes is None else boxes
     out = np.empty((len(indices), spec.size_px, spec.size_px), np.uint8)
     for place, (index, box) in enumerate(zip(indices, boxes, strict=True)):
-        measured = face_depth(samples, index)
+        measured = (face_depth(samples, index, box) if found else None) or face_depth(samples, index)
         if measured is None:
             raise DataError(
                 f"sample {samples.table[index].index} has no depth inside its face box: leave it out, as feeds and "
                 "scoring do with those that training.data.batches.usable does not name"
             )
-        out[place] = crop_depth(samples.depth_mm(index), box, spec, measured)
+        depth_mm = samples.depth_mm(index)
+        if rng is not None and rng.random() < holes:
+            depth_mm = with_hole(depth_mm, box, rng)
+            measured = measure_face_depth(depth_mm, box) or measured
+        out[place] = crop_depth(depth_mm, box, spec, measured)
     return out
 
 
@@ -142,7 +163,11 @@ def make_batch(
     def turned(maps: Tensor) -> Tensor:
         return torch.where(flips, maps.flip(2), maps)
 
-    depth = turned(torch.from_numpy(depth_crops(samples, indices, spec, boxes))) if needs.depth else None
+    depth = None
+    if needs.depth:
+        # A key of its own, as above.
+        own = np.random.default_rng([*key, _HOLES])
+        depth = turned(torch.from_numpy(depth_crops(samples, indices, spec, boxes, holes=a.holes, rng=own)))
     targets = needs.targets
     return Batch(
         rgb=augment(crops, a, torch.Generator().manual_seed(seed)),

@@ -18,6 +18,7 @@ from fasedge.backends import _litert, _open, available_engines, missing_engines,
 from fasedge.cards import FileCard, ModelCard, load_card
 from fasedge.errors import EngineUnavailableError
 from fasedge.types import TensorNames
+from tests.backends.score_tflite import feed
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(__file__).parent / "backends"
@@ -49,11 +50,14 @@ def tflites(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pictures(count: int, side: int) -> np.ndarray:
-    """Smooth colour ramps with some noise: nearer to faces than noise alone, which saturates a network."""
+def pictures(count: int, side: int, channels: int = 3) -> np.ndarray:
+    """Smooth colour ramps with some noise: nearer to faces than noise alone, which saturates a network.
+
+    A fourth channel is depth.
+    """
     rng = np.random.default_rng(0)
     ramp = np.linspace(0, 1, side)
-    corners = rng.uniform(30, 220, (4, count, 1, 1, 3))
+    corners = rng.uniform(30, 220, (4, count, 1, 1, channels))
     x, y = ramp[None, None, :, None], ramp[None, :, None, None]
     smooth = (corners[0] * (1 - x) + corners[1] * x) * (1 - y) + (corners[2] * (1 - x) + corners[3] * x) * y
     return np.clip(smooth + rng.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
@@ -71,7 +75,7 @@ def score_in_both(python: str, model: Path, rgb: np.ndarray, names: TensorNames,
     assert said["version"].startswith("tflite-runtime ")
     assert said["numpy"].startswith("1.")
     with open_backend("litert", model, names=names) as backend:
-        here = dict(backend.infer({"rgb": rgb}))
+        here = dict(backend.infer(feed(rgb)))
         assert backend.info.version.startswith("ai-edge-litert ")
     return here, dict(np.load(folder / "out.npz"))
 
@@ -95,9 +99,11 @@ def described(model: Path) -> tuple[ModelCard, FileCard]:
 @pytest.mark.parametrize("model", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_shipped_models_score_alike_in_both_runtimes(old_python, tmp_path, model):
     card, item = described(model)
-    rgb = pictures(8, card.input_spec().size_px)
-    here, there = score_in_both(old_python, model, rgb, item.tensor_names(), tmp_path)
-    np.testing.assert_allclose(there["score"], here["score"], atol=TOLERANCE[item.precision])
+    shown = pictures(8, card.input_spec().size_px, 3 + (len(card.inputs) > 1))
+    here, there = score_in_both(old_python, model, shown, item.tensor_names(), tmp_path)
+    scores = [output.name for output in card.outputs if output.name.startswith("score")]
+    for name in scores:
+        np.testing.assert_allclose(there[name], here[name], atol=TOLERANCE[item.precision])
 
 
 def test_tflite_runtime_beside_numpy_2_is_unavailable_with_the_reason(tmp_path, monkeypatch):

@@ -13,10 +13,16 @@ from fasedge.backends import open_backend
 from fasedge.types import TensorNames
 
 
+def feed(pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Colour, and depth where there is a fourth channel."""
+    named = {"rgb": pictures[..., :3], "depth": pictures[..., 3:]}
+    return {name: np.ascontiguousarray(value) for name, value in named.items() if value.shape[3]}
+
+
 def main(model: str, pictures: str, target: str, names: str) -> None:
     mapping = json.loads(names)
     with open_backend("litert", Path(model), names=TensorNames(mapping["inputs"], mapping["outputs"])) as backend:
-        outputs = backend.infer({"rgb": np.load(pictures)})
+        outputs = backend.infer(feed(np.load(pictures)))
         np.savez(target, **outputs)
         print(json.dumps({"version": backend.info.version, "numpy": np.__version__}))  # noqa: T201
 

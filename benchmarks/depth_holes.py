@@ -66,9 +66,7 @@ def main(
     samples: Annotated[Path, typer.Argument(help="Sample set with depth, not of the train split.")],
     *,
     model: Annotated[str, typer.Option(help="Model id or folder.")] = "edge-rgbd",
-    radii: Annotated[
-        str, typer.Option(help="Radii of the disc in box widths, with commas; 0: no hole.")
-    ] = "0,0.5,0.46,0.42,0.38",
+    radii: Annotated[str, typer.Option(help="Radii of the disc in box widths, with commas; 0: no hole.")] = _RADII,
     n: Annotated[int, typer.Option(help="Presentations of each kind.")] = 300,
     operating_point: Annotated[str | None, typer.Option(help="Default: the model's.")] = None,
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,

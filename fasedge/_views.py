@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from fasedge._outputs import read_outputs, read_scores
 from fasedge.backends import Array
 from fasedge.cards import ModelCard
-from fasedge.depth import crop_depth, measure_face_depth
+from fasedge.depth import crop_faces_rgbd, measure_face_depth
 from fasedge.errors import CardError, InputError
 from fasedge.preprocess import InputSpec, crop_faces
 from fasedge.scoring import is_score
@@ -135,18 +136,12 @@ class Viewer:
             nothing = np.zeros((len(faces), side, side, 1), np.uint8)
             return Views({"rgb": crop_faces(frame, faces, self._spec), "depth": nothing}, (True,) * len(faces), _RGB)
         found = [measure_face_depth(depth_mm, face.box) for face in faces]
-        judged = [
-            (face, depth)
-            for face, depth in zip(faces, found, strict=True)
-            if depth is not None and depth.valid_fraction >= MIN_DEPTH_FRACTION
-        ]
-        chosen = {id(face) for face, _ in judged}
-        shown = tuple(id(face) in chosen for face in faces)
-        if not judged:
+        shown = tuple(depth is not None and depth.valid_fraction >= MIN_DEPTH_FRACTION for depth in found)
+        if not any(shown):
             return Views({}, shown, _RGBD)
-        depths = np.stack([crop_depth(depth_mm, face.box, self._spec, depth) for face, depth in judged])
-        colours = crop_faces(frame, [face for face, _ in judged], self._spec)
-        return Views({"rgb": colours, "depth": depths[..., None]}, shown, _RGBD)
+        judged, measured = list(compress(faces, shown)), list(compress(found, shown))
+        rgbd = crop_faces_rgbd(frame, judged, self._spec, measured)
+        return Views({"rgb": rgbd[..., :3], "depth": rgbd[..., 3:]}, shown, _RGBD)
 
     def check(self, outputs: Mapping[str, Array]) -> None:
         """Make sure that an answer to :meth:`blank` has everything that may come to decide.

@@ -117,13 +117,16 @@ def crop_depth(depth_mm: UInt16Array, box: Box, spec: InputSpec, measured: FaceD
     return crop_face(bytes_, box, spec)
 
 
-def crop_faces_rgbd(frame: Frame, faces: Sequence[Face], spec: InputSpec) -> UInt8Array:
+def crop_faces_rgbd(
+    frame: Frame, faces: Sequence[Face], spec: InputSpec, measured: Sequence[FaceDepth | None] | None = None
+) -> UInt8Array:
     """Cut colour and depth of every face out for one batched call.
 
     Args:
         frame: The picture, with depth.
         faces: One or more faces, each with some depth.
         spec: Size and crop scale.
+        measured: What :func:`measure_face_depth` said of each face, if it was asked before.
 
     Returns:
         uint8 (N, S, S, 4), red, green, blue, depth, in the order of ``faces``.
@@ -139,14 +142,15 @@ def crop_faces_rgbd(frame: Frame, faces: Sequence[Face], spec: InputSpec) -> UIn
         raise FrameError("crop_faces_rgbd needs a frame with depth_mm, got one without; use a depth camera")
     out = np.empty((len(faces), spec.size_px, spec.size_px, 4), np.uint8)
     out[..., :3] = crop_faces(frame, faces, spec)
-    for place, face in zip(out, faces, strict=True):
-        measured = measure_face_depth(depth_mm, face.box)
-        if measured is None:
+    if measured is None:
+        measured = [measure_face_depth(depth_mm, face.box) for face in faces]
+    for place, face, known in zip(out, faces, measured, strict=True):
+        if known is None:
             raise FrameError(
                 f"no depth inside the face box {face.box.xyxy}: all holes; skip faces for which measure_face_depth "
                 "returns None"
             )
-        place[..., 3] = crop_depth(depth_mm, face.box, spec, measured)
+        place[..., 3] = crop_depth(depth_mm, face.box, spec, known)
     return out
 
 

@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, is_student, load_trained
+from quantize.export import config_of, is_student, load_trained, without_start
 from quantize.imitation import FINDER, Imitation, feature_error, mixup, moved, pool
 from quantize.pictures import packed
 from quantize.rgbd import RgbdStudent
@@ -325,14 +325,12 @@ def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask | LogitTask, Train
     """
     checkpoint = load_checkpoint(path)
     config = config_of(checkpoint, path)
-    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
-    bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
     if config.method.name not in _TEACHERS:
         raise CheckpointMismatchError(
             f"{path} is a network of full size of {config.method.name}; here one of {', '.join(_TEACHERS)} is wanted "
             "(`training evaluate` scores any, `quantize full` makes files of any)"
         )
-    task = _TEACHERS[config.method.name](msgspec.structs.replace(config, method=bare))
+    task = _TEACHERS[config.method.name](without_start(config))
     load_exactly(task.module, checkpoint.tensors, what=str(path))
     task.module.eval()
     return task, config

@@ -141,6 +141,13 @@ def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
         raise CheckpointMismatchError(f"{path} carries no configuration of a training run ({error})") from error
 
 
+def without_start(config: TrainConfig) -> TrainConfig:
+    """The configuration of a network whose weights come from a checkpoint: nothing is to be loaded from elsewhere."""
+    return msgspec.structs.replace(
+        config, method=msgspec.structs.replace(config.method, pretrained=False, weights=None)
+    )
+
+
 def is_student(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint that is not rounded is one of a student, and not of a method of full size."""
     return any(name.startswith(("filter.", "network.")) for name in checkpoint.tensors)
@@ -159,7 +166,7 @@ def empty_student(config: TrainConfig) -> AnyStudent:
     try:
         if config.method.name == METHOD:
             return new_rgbd_student(config.method)
-        trunk = build_trunk(msgspec.structs.replace(config.method, pretrained=False, weights=None))
+        trunk = build_trunk(without_start(config).method)
         return new_student(config.method.name, trunk, trunk.out_channels)
     except ConfigError as error:
         raise CheckpointMismatchError(f"the checkpoint is of no student: {error}") from error

@@ -79,7 +79,7 @@ TEXTS: Mapping[str, ModelText] = {
         summary="Small student of RFMeta: judges a face in one colour picture, as a living person or an attack.",
         method="RFMeta (logit of the meta learner)",
         paper="Shao, Lan and Yuen, Regularized Fine-grained Meta Face Anti-spoofing, AAAI 2020",
-        equations="eq. 2 and 6 (classification of meta-train and meta-test)",
+        equations="eq. 1 to 4 (what the teacher is trained with)",
     ),
     "cmfl": ModelText(
         summary="Small student of CMFL: judges a face in a picture with depth, as a living person or an attack; "

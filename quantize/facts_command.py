@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -78,11 +79,10 @@ def facts_command(
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
     loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
     sets = {name: usable_part(samples, depth=model.sees_depth) for name, samples in loaded.items()}
-    measured = _Measured(model, sets, spec)
     quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
-    points, results = measured.everything(quantized)
+    measured = _measure(model, sets, spec, quantized)
     provenance = _provenance(rounded.info, rounded.config, checkpoint)
-    chosen = fp32_point(points, default_point, next(iter(model.decisions.values())))
+    chosen = fp32_point(measured.points, default_point, next(iter(model.decisions.values())))
     if student is not None:
         task, config = load_task(student)
         seen = rounded.config.input.crop_scale
@@ -92,8 +92,8 @@ def facts_command(
         provenance |= rounding_cost(before, measured.fp32_test, sets["test"], chosen.threshold)
     file = make_facts(
         data=folder,
-        points=points,
-        evaluation=[*results, *read_evaluations(evaluation or [])],
+        points=measured.points,
+        evaluation=[*measured.results, *read_evaluations(evaluation or [])],
         version=version,
         model=model_id,
         config=rounded.config.method,
@@ -108,54 +108,38 @@ def facts_command(
     Console().print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
-class _Measured:
-    """A model's operating points and rates at both precisions, for all that may decide.
-
-    Args:
-        model: The FP32 network.
-        sets: ``dev`` and ``test``.
-        spec: The network's input.
+class _Measured(NamedTuple):
+    """What was measured of a model.
 
     Attributes:
-        fp32_test: Its scores on the test set, (n,), once :meth:`everything` has been called.
+        points: Operating points of all that may decide, at both precisions; the usual one and full precision first.
+        results: Evaluations, likewise.
+        fp32_test: Scores of the usual one at full precision on the test set, (n,).
     """
 
-    def __init__(self, model: ExportModel, sets: Mapping[str, SampleSet], spec: InputSpec) -> None:
-        self._model, self._sets = model, sets
-        self._crops: dict[str, UInt8Array] = {
-            name: pictures(samples, range(len(samples)), spec, depth=model.sees_depth) for name, samples in sets.items()
-        }
-        self.fp32_test: FloatArray = np.empty(0, np.float32)
+    points: list[OperatingPoint]
+    results: list[Evaluation]
+    fp32_test: FloatArray
 
-    def everything(self, quantized: Artefact) -> tuple[list[OperatingPoint], list[Evaluation]]:
-        """Points and evaluations; the usual decision and full precision first."""
-        points: list[OperatingPoint] = []
-        results: list[Evaluation] = []
-        for output, modalities in self._model.decisions.items():
-            self._add(points, results, output, modalities, "fp32", None)
-            self._add(points, results, output, modalities, "int8", quantized)
-        return points, results
 
-    def _add(  # noqa: PLR0917 - what is measured, and where it goes
-        self,
-        points: list[OperatingPoint],
-        results: list[Evaluation],
-        output: str,
-        modalities: tuple[str, ...],
-        precision: Precision,
-        artefact: Artefact | None,
-    ) -> None:
-        scores = {
-            name: reference_scores(self._model, crops, output)
-            if artefact is None
-            else artefact_scores(artefact, crops, output)
-            for name, crops in self._crops.items()
+def _measure(model: ExportModel, sets: Mapping[str, SampleSet], spec: InputSpec, quantized: Artefact) -> _Measured:
+    crops = {
+        name: pictures(samples, range(len(samples)), spec, depth=model.sees_depth) for name, samples in sets.items()
+    }
+    points: list[OperatingPoint] = []
+    results: list[Evaluation] = []
+    on_test: list[FloatArray] = []
+    for output, modalities in model.decisions.items():
+        scorers: dict[Precision, Callable[[UInt8Array], FloatArray]] = {
+            "fp32": partial(reference_scores, model, output=output),
+            "int8": partial(artefact_scores, quantized, output=output),
         }
-        if not len(self.fp32_test):
-            self.fp32_test = scores["test"]
-        scored = {name: as_scored(self._sets[name], values) for name, values in scores.items()}
-        points += operating_points(scored["dev"], scored["test"], precision, modalities=modalities)
-        results.append(simulated_evaluation(scored["test"], precision, modalities))
+        for precision, score in scorers.items():
+            scored = {name: as_scored(sets[name], score(shown)) for name, shown in crops.items()}
+            points += operating_points(scored["dev"], scored["test"], precision, modalities=modalities)
+            results.append(simulated_evaluation(scored["test"], precision, modalities))
+            on_test.append(scored["test"].scores.astype(np.float32))
+    return _Measured(points, results, on_test[0])
 
 
 def _provenance(info: RoundedInfo, config: TrainConfig, checkpoint: Path) -> dict[str, str]:

@@ -14,13 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
-from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_student
+from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_student, without_start
 from quantize.files import complete_file
 from quantize.openvino_export import save_ir
 from quantize.openvino_int8 import CONVOLUTIONS
@@ -84,9 +83,7 @@ def load_full(path: Path) -> tuple[FullNetwork, TrainConfig]:
     if is_rounded(path) or is_student(checkpoint):
         raise CheckpointMismatchError(f"{path} is a student; `python -m quantize run` makes artefacts of it")
     config = config_of(checkpoint, path)
-    # The weights come from the checkpoint: nothing is to be loaded from elsewhere.
-    bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
-    task = as_step_task(build_task(msgspec.structs.replace(config, method=bare)))
+    task = as_step_task(build_task(without_start(config)))
     load_exactly(task.module, checkpoint.tensors, what=str(path))
     return FullNetwork(task), config
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from fasedge.preprocess import InputSpec
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of
+from quantize.export import config_of, without_start
 from quantize.rgbd import METHOD, SCORES, RgbdInput, RgbdStudent, new_rgbd_student
 from training.build import build_task, refuse_unread
 from training.checkpoint import load_checkpoint, load_exactly
@@ -161,8 +160,7 @@ def load_rgbd_teacher(path: Path) -> tuple[RgbdTeacher, TrainConfig]:
         raise CheckpointMismatchError(
             f"{path} is a network of {config.method.name}; a student of colour and depth is taught by one of {METHOD}"
         )
-    bare = msgspec.structs.replace(config.method, pretrained=False, weights=None)
-    step = build_task(msgspec.structs.replace(config, method=bare))
+    step = build_task(without_start(config))
     if not isinstance(step, MethodStep) or not isinstance(step.module, CMFL):
         raise CheckpointMismatchError(f"{path} is no network of {METHOD}")
     load_exactly(step.module, checkpoint.tensors, what=str(path))

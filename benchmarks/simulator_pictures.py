@@ -66,7 +66,7 @@ QUIET_MEDIUM: Mapping[str, Value] = {
     "room_reflection": 0.0, "room_level": 0.35, "room_zoom": 0.8, "room_x": 0.0, "room_y": 0.0, "room_blur": 1.5,
     "display_gamma": 1.1, "display_saturation": 1.1, "display_kelvin": 7200.0, "display_adaptation": 0.6,
     "display_black": 0.004, "display_metering": 1.0, "display_over": 0.0, "display_fill": 0.8,
-    "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.03, "print_white": 0.8,
+    "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.015, "print_white": 0.8,
     "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grey": 0, "print_red": 1.0,
     "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
 }  # fmt: skip
@@ -151,7 +151,7 @@ def media(studio: Studio) -> list[list[Cell]]:
         for i, subtype in enumerate(SPECIES[species].subtypes):
             changes = framed(*forms[subtype])
             if subtype == "newsprint":
-                changes |= {"print_floor": 0.07, "print_white": 0.6, "print_saturation": 0.7, "native_ratio": 2.0}
+                changes |= {"print_floor": 0.045, "print_white": 0.6, "print_saturation": 0.7, "native_ratio": 2.0}
             if species == "replay":
                 changes |= {"bezel": "black", "background": i, "glare": 0.12, "glare_x": 0.5, "glare_y": -0.6,
                             "glare_size": 0.25, "display_black": 0.01}  # fmt: skip
@@ -206,7 +206,7 @@ def operators(studio: Studio) -> list[list[Cell]]:
          True),
         ("visible_edge", "replay", "phone", {**framed(1.1, 1.9, 0.08), "edge_close": 3.05, "edge_place_x": 0.0,
          "edge_place_y": 0.0, "bezel": "black"}, True),
-        ("display_black", "replay", "laptop", {**close(), "display_black": 0.03, "auto_black": 0.0}, True),
+        ("display_black", "replay", "laptop", {**close(), "display_black": 0.01, "auto_black": 0.0}, True),
         ("banding", "replay", "monitor", {**close(), "display_banding": 0.1, "display_band_period": 0.4}, True),
         ("print_gamut", "print", "laser", {**close(), "print_saturation": 0.7, "print_grey": 1}, True),
     ]  # fmt: skip

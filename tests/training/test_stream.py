@@ -166,6 +166,7 @@ def test_a_worker_that_is_killed_while_it_hands_a_result_over_is_an_error_not_a_
     recipe = Recipe(face_pack, tmp_path, "dev", SEED)
     chunks = ([i] for i in range(100))
     with in_order(dies_while_writing, chunks, recipe, workers, ahead=2) as results:
-        assert next(results) == 1
+        # A second worker may already die at the second chunk while the first result is waited for.
         with pytest.raises(BrokenProcessPool):
-            list(results)
+            for result in results:
+                assert result == 1

@@ -62,7 +62,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     depth: bool = False
     format: str = "npy"
-    version: int = 3
+    version: int = 4
     picture_px: int = 192
     canvas_scale: float = 2.0
     origin: str = ""

@@ -16,11 +16,13 @@ from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
 PRINTS = {
-    "laser": ((0.008, 0.04), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
-    "inkjet": ((0.01, 0.05), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
-    "photo_paper": ((0.003, 0.03), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
-    "newsprint": ((0.02, 0.06), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
+    "laser": ((0.006, 0.03), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
+    "inkjet": ((0.008, 0.035), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
+    "photo_paper": ((0.002, 0.015), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
+    "newsprint": ((0.015, 0.045), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
+#: Linear value that a print gives back as it was, whatever its tone curve: photographic middle grey.
+MIDDLE_GREY = 0.18
 #: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
 SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
 
@@ -40,7 +42,7 @@ def draw_ink(d: Draws, subtype: str) -> None:
     d.uniform("print_floor", *floor)
     d.uniform("print_white", *white)
     d.uniform("print_saturation", *saturation)
-    d.uniform("print_gamma", 1.0, 1.8)
+    d.uniform("print_gamma", 0.95, 1.65)
     d.loguniform("print_lines", *lines)
     d.uniform("print_screen", 0.2, 0.9)
     d.uniform("print_phase", 0, 2 * math.pi)
@@ -55,9 +57,10 @@ def draw_ink(d: Draws, subtype: str) -> None:
 def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Reflectance of the printed picture (B, 3, H, W), without its screen.
 
-    Gamut map: desaturation, tone, an ink floor and a paper white below 1; grey prints sometimes.
+    Gamut map: desaturation, tone about middle grey, an ink floor and a paper white below 1; grey prints sometimes.
     """
-    linear = colour.power(colour.to_linear(srgb).clamp_min_(1e-5), column(draws, "print_gamma", 1.0))
+    gamma = column(draws, "print_gamma", 1.0)
+    linear = colour.power(colour.to_linear(srgb).clamp_min_(1e-5), gamma).mul_(MIDDLE_GREY ** (1 - gamma))
     grey = column(draws, "print_grey")
     linear = colour.saturate(linear, column(draws, "print_saturation", 1.0) * (1 - grey)).clamp_(0, 1)
     floor, white = column(draws, "print_floor"), column(draws, "print_white", 1.0)

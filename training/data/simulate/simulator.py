@@ -166,7 +166,7 @@ class Simulator:
         if species == BONA_FIDE:
             _draw_living(d)
         elif species in WORN:
-            subtype = d.choice("subtype", SPECIES[species].subtypes)
+            subtype = d.choice("subtype", SPECIES[species].subtypes, SPECIES[species].shares)
             _draw_living(d)
             if subtype != "mannequin":
                 self._cast.draw_victim(d)
@@ -181,7 +181,7 @@ class Simulator:
 
     @staticmethod
     def _draw_attack(d: Draws, species: str) -> None:
-        subtype = d.choice("subtype", SPECIES[species].subtypes)
+        subtype = d.choice("subtype", SPECIES[species].subtypes, SPECIES[species].shares)
         compose.draw_view(d, 0.22)
         capture.draw_capture(d)
         if species == "replay":

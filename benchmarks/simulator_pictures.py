@@ -206,7 +206,7 @@ def operators(studio: Studio) -> list[list[Cell]]:
          True),
         ("visible_edge", "replay", "phone", {**framed(1.1, 1.9, 0.08), "edge_close": 3.05, "edge_place_x": 0.0,
          "edge_place_y": 0.0, "bezel": "black"}, True),
-        ("display_black", "replay", "laptop", {**close(), "display_black": 0.01, "auto_black": 0.0}, True),
+        ("display_black", "replay", "laptop", {**close(), "display_black": 0.015, "auto_black": 0.0}, True),
         ("banding", "replay", "monitor", {**close(), "display_banding": 0.1, "display_band_period": 0.4}, True),
         ("print_gamut", "print", "laser", {**close(), "print_saturation": 0.7, "print_grey": 1}, True),
     ]  # fmt: skip

@@ -63,14 +63,14 @@ REPLAY = {
     "display_gamma": (0.9, 1.6), "display_saturation": (0.85, 1.5), "display_kelvin": (4300, 10500),
     "display_adaptation": (0, 1), "display_metering": (0.4, 2.5), "play_button": (0, 0.9), "play_x": (-0.8, 0.8),
     "play_y": (-0.6, 1.2), "play_radius": (0.12, 0.4), "play_tone": (0.15, 1),
-    "display_black": (0.0002, 0.01), "display_over": (0, 1.2), "display_face_px": (160, 1200),
+    "display_black": (0.0003, 0.015), "display_over": (0, 1.2), "display_face_px": (160, 1200),
     "display_fill": (0.55, 0.95), "display_phase": (0, 6.2832), "display_banding": (0, 0.1),
     "screen_gradient": (0, 0.6),
     "display_band_period": (0.15, 1.5), "display_band_phase": (0, 6.2832),
 }  # fmt: skip
 PRINT = {
     "print_floor": (0.002, 0.045), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
-    "print_gamma": (0.95, 1.65), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
+    "print_gamma": (0.9, 1.55), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
     "print_grey": (0, 1), "print_red": (0.92, 1.15), "print_blue": (0.85, 1.12), "paper_noise": (0.003, 0.04),
     "print_banding": (0, 0.08), "print_band_period": (0.02, 0.2), "bend": (-0.9, 0.9), "bend_angle": (-0.5, 0.5),
     "crease": (-0.25, 0.25), "crease_place": (-0.9, 0.9),

@@ -34,7 +34,7 @@ def draw_display(d: Draws, subtype: str) -> None:
     # From night mode to the blue of a cheap panel; how far the camera adapts to the screen instead of to the room.
     d.loguniform("display_kelvin", 4300, 10500)
     d.uniform("display_adaptation", 0.0, 1.0)
-    d.loguniform("display_black", 0.0002, 0.01)
+    d.loguniform("display_black", 0.0003, 0.015)
     # Brightness of the face on the screen against that of a face that is exposed as it should be.
     d.loguniform("display_metering", 0.4, 2.5)
     d.sometimes("display_over", 0.5, 0.05, 1.2)

@@ -42,7 +42,7 @@ def draw_ink(d: Draws, subtype: str) -> None:
     d.uniform("print_floor", *floor)
     d.uniform("print_white", *white)
     d.uniform("print_saturation", *saturation)
-    d.uniform("print_gamma", 0.95, 1.65)
+    d.uniform("print_gamma", 0.9, 1.55)
     d.loguniform("print_lines", *lines)
     d.uniform("print_screen", 0.2, 0.9)
     d.uniform("print_phase", 0, 2 * math.pi)

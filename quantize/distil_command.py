@@ -16,7 +16,7 @@ from quantize.distill import DistilTask, load_teacher
 from quantize.export import load_trained
 from quantize.imitation import Imitation
 from quantize.options import DevOption
-from quantize.published import weights_of
+from quantize.published import begin_as_published, weights_of
 from quantize.rgbd import METHOD, take_colour
 from quantize.rgbd_task import RgbdTask, check_same_crop, load_rgbd_teacher
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
@@ -28,6 +28,9 @@ from training.data.samples import SampleSet
 from training.distributed import choose_device
 from training.errors import ConfigError
 from training.loop import Trainer
+
+#: Crops on which the normalisations of a published model are measured.
+_SETTLED_ON = 256
 
 
 def distil(
@@ -52,7 +55,10 @@ def distil(
     ] = 0.0,
     start: Annotated[bool, typer.Option(help="Start from the first teacher's weights; needs the same trunk.")] = False,
     begin: Annotated[
-        Path | None, typer.Option("--from", help="Start from a student of the same trunk that `distil` left.")
+        str | None,
+        typer.Option(
+            "--from", help="Start from a student of the same trunk: a checkpoint that `distil` left, or a model's id."
+        ),
     ] = None,
     colour: Annotated[
         str | None,
@@ -74,8 +80,10 @@ def distil(
     elif colour is not None:
         raise typer.BadParameter("--colour is for students of cmfl")
     else:
-        task, note = new_task(settings, teacher or [], how, start=start, begin=begin)
+        task, note = new_task(settings, teacher or [], how, start=start)
     samples = joined([SampleSet.load(path) for path in train])
+    if begin is not None and isinstance(task, DistilTask):
+        note |= start_from_another(task, settings, begin, samples)
     console = Console()
     for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
         console.print(record.line())
@@ -126,7 +134,7 @@ def _with_trunk(teacher: ImitatedTask) -> TeachingTask:
 
 
 def new_task(
-    config: TrainConfig, teachers: Sequence[Path], how: Imitation, *, start: bool = False, begin: Path | None = None
+    config: TrainConfig, teachers: Sequence[Path], how: Imitation, *, start: bool = False
 ) -> tuple[DistilTask, dict[str, str | float | bool]]:
     """A student ready to be taught.
 
@@ -136,7 +144,6 @@ def new_task(
         how: How they are imitated.
         start: Whether the student starts with the weights of the first teacher; otherwise, if it imitates features, it
             starts with its head.
-        begin: Student whose weights it starts with instead.
 
     Returns:
         The task, and what the records of its run say of all this: a run that is taken up again must say the same.
@@ -162,12 +169,39 @@ def new_task(
     if masters:
         note |= {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": how.alpha, "features": how.features}
         note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
-    if begin is not None:
-        before, _ = load_trained(begin)
-        load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
-        note["began_as_sha256"] = sha256_of(begin)
-    elif start:
+    if start:
         task.start_from(_with_trunk(masters[0]))
     elif how.features and masters:
         task.start_with_head(_with_trunk(masters[0]))
     return task, note
+
+
+def start_from_another(
+    task: DistilTask, config: TrainConfig, begin: str, samples: SampleSet
+) -> dict[str, str | float | bool]:
+    """Give a student the weights of another one of the same trunk.
+
+    Args:
+        task: Changed in place.
+        config: Its configuration.
+        begin: A checkpoint that ``distil`` left, or id or folder of a published model of plain convolutions. Its
+            normalisations are gone, so they are measured on the first crops of the samples.
+        samples: What it will be trained on.
+
+    Returns:
+        What the records of its run say of it.
+
+    Raises:
+        CheckpointError: The file is damaged, or of something else.
+        CheckpointMismatchError: The model is no student of plain convolutions with one logit.
+        StateMismatchError: The weights belong to another trunk.
+        ModelNotFoundError: There is neither such a file nor such a model.
+    """
+    if (path := Path(begin)).is_file():
+        before, _ = load_trained(path)
+        load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
+        return {"began_as_sha256": sha256_of(path)}
+    card = load_card(find_model(begin))
+    some = samples.crops(range(min(_SETTLED_ON, len(samples))), config.input.spec())
+    begin_as_published(task.module, weights_of(begin), task.inputs(torch.from_numpy(some)))
+    return {"began_as": f"{card.id} {card.version}", "began_as_sha256": card.file("onnxruntime", "fp32").sha256}

@@ -192,6 +192,10 @@ class DistilTask:
         """Mean over the cells mapped to [0, 1]; the calibrated score is made at export."""
         return self._student.share(self.pooled(rgb))
 
+    def inputs(self, rgb: Tensor) -> Tensor:
+        """What the trunk sees of pictures uint8 (N, S, S, 3): float32 (N, 3, S, S)."""
+        return cast(Tensor, self._input(rgb))
+
     def pooled(self, rgb: Tensor) -> Tensor:
         """Mean over the cells, (N,)."""
         return self._student.pooled(self._input(rgb))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasedge.cards import find_model, load_card, verified_model_path
 from quantize.errors import CheckpointMismatchError
+from quantize.students import PixelLogitStudent, Student
+from training.backbones import PlainTrunk
 
 
 def weights_of(model: str | Path) -> dict[str, Tensor]:
@@ -40,3 +44,49 @@ def weights_of(model: str | Path) -> dict[str, Tensor]:
     if not found:
         raise CheckpointMismatchError(f"{path} has no tensors of a trunk: it was not written by `quantize export`")
     return found
+
+
+@torch.no_grad()
+def begin_as_published(student: Student, tensors: Mapping[str, Tensor], seen: Tensor) -> None:
+    """Give a student the weights of a published one, so that it says the same and can be trained on.
+
+    Args:
+        student: Changed in place.
+        tensors: See :func:`weights_of`.
+        seen: float32 (N, 3, S, S), as :class:`training.inputs.GraphInput` makes them: what the trunk's normalisations,
+            which the published file has not, are measured on.
+
+    Raises:
+        CheckpointMismatchError: One of the two is no network of plain convolutions with one logit.
+        StateMismatchError: The weights are of another trunk.
+    """
+    if not isinstance(student, PixelLogitStudent):
+        raise CheckpointMismatchError("only a student with one logit can begin as a published one")
+    settled = load_plain(student.trunk, tensors)
+    student.filter.weight.copy_(tensors["head.weight"])
+    cast(Tensor, student.filter.bias).copy_(tensors["head.bias"])
+    settled.settle(seen)
+
+
+def load_plain(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> PlainTrunk:
+    """Give a trunk the weights of a published model with one logit, which make it the same in evaluation mode.
+
+    Args:
+        trunk: Changed in place.
+        tensors: See :func:`weights_of`.
+
+    Returns:
+        The trunk.
+
+    Raises:
+        CheckpointMismatchError: One of the two is no network of plain convolutions with one logit.
+        StateMismatchError: They are of another trunk.
+    """
+    if not isinstance(trunk, PlainTrunk) or not {"head.weight", "head.bias"} <= set(tensors):
+        raise CheckpointMismatchError(
+            "expected a published network of plain convolutions with one logit; this is another"
+        )
+    trunk.load_merged(
+        {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
+    )
+    return trunk

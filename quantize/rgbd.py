@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
-from quantize.errors import CheckpointMismatchError
+from quantize.published import load_plain
 from quantize.students import ExportModel, Head, Platt
-from training.backbones import PLAIN_SIZES, PlainTrunk, Trunk, plain_trunk
+from training.backbones import PLAIN_SIZES, Trunk, plain_trunk
 from training.config import MethodConfig
 from training.errors import ConfigError
 from training.inputs import BrightnessNorm, GraphInput
@@ -249,13 +249,8 @@ def take_colour(student: RgbdStudent, tensors: Mapping[str, Tensor]) -> None:
         CheckpointMismatchError: They are of something else.
         StateMismatchError: They are of another trunk.
     """
-    network, own = student.network, {"head.weight", "head.bias"}
-    trunk = {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
-    if not own <= set(tensors) or not isinstance(network.rgb_trunk, PlainTrunk):
-        raise CheckpointMismatchError(
-            "the branch of colour is taken from a network of plain convolutions with one logit; this is another"
-        )
-    network.rgb_trunk.load_merged(trunk)
+    network = student.network
+    load_plain(network.rgb_trunk, tensors)
     with torch.no_grad():
         network.rgb_head.weight.copy_(tensors["head.weight"].flatten(1))
         network.rgb_head.bias.copy_(tensors["head.bias"])

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from fasedge.cards import sha256_of
+from fasedge.cards import find_model, load_card, sha256_of
+from fasedge.selftest import load_golden
 from quantize.__main__ import main
+from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
 from quantize.export import load_trained, read_calibration
+from quantize.imitation import Imitation
 from quantize.rounded import load_rounded
 from quantize.students import PixelCosineStudent, new_student
 from tests.training.fixtures.evaluation_sets import write_set
@@ -103,6 +106,30 @@ def test_a_default_operating_point_that_does_not_exist_is_refused_at_once(checkp
     assert run(monkeypatch, "run", *arguments, "--default-point", "bpcer2") == 3
     assert "no operating point 'bpcer2'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsys):
+    """What it says at first is what the model says, but for the calibration, which is a straight line of the logit."""
+    file = tmp_path / "student.toml"
+    text = '[input]\nsize_px = 112\ncrop_scale = 0.85\nbrightness = true\n[method]\nname = "binary-trunk"\n'
+    file.write_text(text + 'trunk = "plain_m"\n')
+    folder = find_model("edge-rgb")
+    card = load_card(folder)
+    golden = load_golden(folder, card)
+    task, _ = new_task(load_config(file), [], Imitation())
+    note = start_from_another(task, load_config(file), "edge-rgb", toy_set(300))
+    assert note["began_as"] == f"edge-rgb {card.version}"
+    with torch.inference_mode():
+        found = task.pooled(torch.from_numpy(golden.rgb)).double().numpy()
+    wanted = np.log(golden.score / (1 - golden.score.astype(float)))
+    slope, offset = np.polyfit(found, wanted, 1)
+    np.testing.assert_allclose(slope * found + offset, wanted, atol=1e-3)
+    file.write_text(text + 'trunk = "plain_s"\n')
+    arguments = ["distil", file, "--train", write_set(tmp_path / "s", toy_set(16)), "--out", tmp_path / "out"]
+    arguments += ["--dev", write_set(tmp_path / "d", toy_set(8, split="dev"))]
+    for begin, why in (("edge-rgb", "merged network"), ("a-deeppixbis", "one logit"), ("none-such", "none-such")):
+        assert run(monkeypatch, *arguments, "--from", begin) == 3
+        assert why in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", [b"no array", None])

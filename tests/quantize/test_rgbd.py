@@ -205,6 +205,20 @@ def test_a_plain_trunk_becomes_the_one_that_it_was_merged_from():
         copy.load_merged(plain_trunk("plain_s").deployed().state_dict())
 
 
+def test_a_merged_trunk_that_has_settled_says_the_same_in_training_too():
+    source, copy = lived_in(plain_trunk("plain_xs"), 3), plain_trunk("plain_xs").eval()
+    x = torch.rand(8, 3, 64, 64)
+    copy.load_merged(source.deployed().state_dict())
+    with torch.no_grad():
+        wanted, unsettled = source(x), copy.train()(x)
+        copy.load_merged(source.deployed().state_dict())
+        copy.settle(x)
+        torch.testing.assert_close(copy(x), wanted, rtol=1e-3, atol=1e-3)
+        # The statistics of this batch are those that it has settled on.
+        torch.testing.assert_close(copy.train()(x), wanted, rtol=1e-3, atol=1e-3)
+    assert (unsettled - wanted).abs().max() > 0.1
+
+
 # Training.
 
 

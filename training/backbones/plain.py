@@ -105,12 +105,49 @@ class PlainLayer(nn.Module):
                 norm.bias.zero_()
         self.wide_norm.bias.copy_(bias)
 
+    @torch.no_grad()
+    def settle(self, x: Tensor) -> Tensor:
+        """Let the norms measure what they see, and say the same as before.
+
+        A layer made by :meth:`load_merged` can then be trained: in training norms divide by the statistics of the
+        batch, and not by what they were set to.
+
+        Args:
+            x: Float (N, in, H, W), a few hundred pictures' worth.
+
+        Returns:
+            What the layer makes of it in evaluation mode.
+        """
+        step = self.wide.stride[0]
+        seen = (
+            (self.wide_norm, self.wide(x)),
+            (self.point_norm, self.point(x[:, :, ::step, ::step])),
+            (self.same_norm, x),
+        )
+        for norm, values in seen:
+            if norm is None:
+                continue
+            weight, bias = _factor(norm)
+            mean, variance = values.mean((0, 2, 3)), values.var((0, 2, 3), correction=0)
+            cast(Tensor, norm.running_mean).copy_(mean)
+            cast(Tensor, norm.running_var).copy_(variance)
+            norm.weight.copy_(weight * (variance + norm.eps).sqrt())
+            norm.bias.copy_(bias + weight * mean)
+        self.eval()
+        return cast(Tensor, self(x))
+
+
+def _factor(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Factor and bias of a BatchNorm in evaluation mode, float64."""
+    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
+    factor = norm.weight.detach().double() / (variance + norm.eps).sqrt()
+    return factor, norm.bias.detach().double() - mean * factor
+
 
 def _scaled(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Filters and bias that do the same as the filters and a BatchNorm in evaluation mode, float64."""
-    mean, variance = cast(Tensor, norm.running_mean).double(), cast(Tensor, norm.running_var).double()
-    factor = norm.weight.detach().double() / (variance + norm.eps).sqrt()
-    return weight.detach().double() * factor[:, None, None, None], norm.bias.detach().double() - mean * factor
+    factor, bias = _factor(norm)
+    return weight.detach().double() * factor[:, None, None, None], bias
 
 
 class PlainTrunk(Trunk):
@@ -173,6 +210,16 @@ class PlainTrunk(Trunk):
         if self.projection is not None:
             last = f"{2 * len(self.layers)}."
             self.projection.load_state_dict({name: tensors[last + name] for name in ("weight", "bias")})
+
+    def settle(self, x: Tensor) -> None:
+        """Let the norms of a network made by :meth:`load_merged` measure what they see, so that it can be trained on.
+
+        Args:
+            x: Float (N, 3, S, S), a few hundred pictures; what the network says of them stays the same. It is in
+                evaluation mode afterwards.
+        """
+        for layer in self.layers:
+            x = cast(PlainLayer, layer).settle(x)
 
     def deployed(self) -> nn.Module:
         """The same function at inference, one convolution per layer."""

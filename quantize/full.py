@@ -2,14 +2,17 @@
 
 They are not put on one grid for all engines as the students are (:mod:`quantize.grid`): twenty of the 39 batch
 normalisations of a DenseNet trunk follow no convolution and cannot be folded, and its concatenations would each need a
-grid of their own. Every engine's own quantiser chooses its ranges instead, from the same pictures; convolutions become
-integer with 8-bit weights, all else stays in float. On x86 CPUs without VNNI sums of such products saturate: strong
-boards have it, or are ARM.
+grid of their own. Every engine's own quantiser chooses its ranges instead, on the same pictures or as it runs. Weights
+of convolutions become 8-bit integers, all else stays in float. So do the convolutions that see the picture itself, a
+hundredth of the time and most of the error, and those that make a score. On x86 CPUs without VNNI sums of such products
+saturate: strong boards have it, or are ARM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,13 +30,50 @@ from quantize.pictures import feed, parts
 from quantize.rounded import is_rounded
 from quantize.students import Exportable
 from quantize.tflite_export import quiet_converter
-from quantize.tflite_int8 import SIGNATURE
+from quantize.tflite_int8 import open_interpreter
 from training.build import build_task
 from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.tasks import Batch, StepTask, as_step_task
 
 _TFLITE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """An operation of a converted network.
+
+    Attributes:
+        name: What its engine calls it.
+        reads: Names of the values that it reads.
+        writes: Names of the values that it writes.
+        filters: Filters of a convolution; 0 where it is none.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    filters: int = 0
+
+
+def in_float(operations: Iterable[Operation]) -> list[str]:
+    """Names of the convolutions that stay in float: those that see a picture before any other has, and those of scores.
+
+    Args:
+        operations: All of a network, in an order in which they can be computed.
+
+    Returns:
+        Names, in that order: of convolutions with no other convolution before them, or with a single filter.
+    """
+    behind: set[str] = set()
+    found = []
+    for operation in operations:
+        later = not behind.isdisjoint(operation.reads)
+        if operation.filters == 1 or (operation.filters and not later):
+            found.append(operation.name)
+        if operation.filters or later:
+            behind.update(operation.writes)
+    return found
 
 
 class FullNetwork(Exportable):
@@ -132,7 +172,9 @@ def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:
         nncf.Dataset([feed(part) for part in parts(calibration, 1)]),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(names=_heads(network), types=_others(network), validate=False),
+        ignored_scope=nncf.IgnoredScope(
+            names=in_float(_openvino_operations(network)), types=_others(network), validate=False
+        ),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.DISABLE, disable_bias_correction=True
         ),
@@ -140,13 +182,12 @@ def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:
     save_ir(result, target)
 
 
-def _heads(network: Any) -> list[str]:
-    """Convolutions with a single filter: they make scores, and stay in float."""
-    return [
-        op.get_friendly_name()
-        for op in network.get_ordered_ops()
-        if op.get_type_name() in CONVOLUTIONS and list(op.output(0).get_partial_shape())[1] == 1
-    ]
+def _openvino_operations(network: Any) -> Iterator[Operation]:
+    for op in network.get_ordered_ops():
+        name = op.get_friendly_name()
+        reads = tuple(value.get_node().get_friendly_name() for value in op.input_values())
+        convolves = op.get_type_name() in CONVOLUTIONS
+        yield Operation(name, reads, (name,), op.output(0).get_partial_shape()[1].get_length() if convolves else 0)
 
 
 def _others(network: Any) -> list[str]:
@@ -167,9 +208,6 @@ def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
         def get_next(self) -> Mapping[str, UInt8Array] | None:
             return next(self._rest, None)
 
-    network = onnx.load(source)
-    weights = {item.name: list(item.dims) for item in network.graph.initializer}
-    heads = [n.name for n in network.graph.node if n.op_type == "Conv" and weights.get(n.input[1], [0])[0] == 1]
     quantize_static(
         str(source),
         str(target),
@@ -179,23 +217,46 @@ def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=heads,
+        nodes_to_exclude=in_float(_onnx_operations(onnx.load(source))),
         # What a convolution writes goes on in float, as in OpenVINO: rounding it as well doubled the error.
         extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
     )
 
 
-def _litert(source: Path, target: Path, calibration: UInt8Array) -> None:
-    """The quantiser of Google AI Edge: convolutions, per channel."""
+def _onnx_operations(network: Any) -> Iterator[Operation]:
+    shapes = {item.name: list(item.dims) for item in network.graph.initializer}
+    for node in network.graph.node:
+        filters = shapes[node.input[1]][0] if node.op_type == "Conv" else 0
+        yield Operation(node.name, tuple(node.input), tuple(node.output), filters)
+
+
+def _litert(source: Path, target: Path, _: UInt8Array) -> None:
+    """The quantiser of Google AI Edge: weights per channel, activations where a convolution reads them.
+
+    An integer kernel of LiteRT that is given its ranges writes integers too, and rounding what a convolution writes was
+    three quarters of the error. A kernel that finds the range of what it reads as it runs writes floats.
+    """
     from ai_edge_quantizer import qtyping, quantizer
 
     work = quantizer.Quantizer(str(source))
-    for operation in _TFLITE_CONVOLUTIONS:
-        work.add_static_config(
-            regex=".*",
-            operation_name=qtyping.TFLOperationName(operation),
-            activation_num_bits=8,
-            weight_num_bits=8,
-        )
-    statistics = work.calibrate({SIGNATURE: [feed(part) for part in parts(calibration, 1)]})
-    work.quantize(statistics, enable_progress_report=False).export_model(str(target), overwrite=True)
+    operations = list(_tflite_operations(source))
+    kept = set(in_float(item for item, _ in operations))
+    for item, kind in operations:
+        if item.filters and item.name not in kept:
+            work.add_dynamic_config(
+                regex=f"^{re.escape(item.name)};$", operation_name=qtyping.TFLOperationName(kind), num_bits=8
+            )
+    work.quantize(enable_progress_report=False).export_model(str(target), overwrite=True)
+
+
+def _tflite_operations(source: Path) -> Iterator[tuple[Operation, str]]:
+    """Operations, each with its kind; the quantiser knows them by the tensor that they write."""
+    interpreter = open_interpreter(source)
+    tensors = {int(item["index"]): item for item in interpreter.get_tensor_details()}
+    for found in interpreter._get_ops_details():  # there is no public list of operations
+        reads, writes = (tuple(str(tensors[int(i)]["name"]) for i in found[k] if i >= 0) for k in ("inputs", "outputs"))
+        kind, filters = str(found["op_name"]), 0
+        if kind in _TFLITE_CONVOLUTIONS:
+            shape = tensors[int(found["inputs"][1])]["shape"]
+            filters = int(shape[0] if kind == "CONV_2D" else shape[-1])
+        yield Operation(writes[0], reads, writes, filters), kind

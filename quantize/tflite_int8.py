@@ -128,7 +128,8 @@ def _weight_range(weight: FloatArray, code_peak: FloatArray, weight_scale: Float
     return {"min": -peak, "max": peak}
 
 
-def _interpreter(source: Path) -> Any:
+def open_interpreter(source: Path) -> Any:
+    """Open a file so that every value between its operations can be read."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     # Without the delegate every intermediate value can be read back.
@@ -143,7 +144,7 @@ def _interpreter(source: Path) -> Any:
 
 def _tensors(source: Path, sample: UInt8Array) -> list[_Tensor]:
     """All intermediate float tensors of four dimensions with their values, NCHW."""
-    interpreter = _interpreter(source)
+    interpreter = open_interpreter(source)
     shown = feed(sample)
     for name, at in interpreter.get_signature_runner(SIGNATURE).get_input_details().items():
         interpreter.set_tensor(at["index"], shown[name])

@@ -14,7 +14,7 @@ from quantize.__main__ import main
 from quantize.about import read_about
 from quantize.errors import CheckpointMismatchError, ParityError
 from quantize.export import artefacts
-from quantize.full import FullNetwork, export_full, load_full
+from quantize.full import FullNetwork, Operation, export_full, in_float, load_full
 from quantize.parity import ParityRecord, artefact_scores, reference_scores
 from quantize.pictures import pictures
 from quantize.rgbd import new_rgbd_student
@@ -80,6 +80,20 @@ def test_every_engine_answers_as_the_method_in_fp32_and_near_it_in_int8(method: 
             assert 0 < np.abs(found - exact).max() < 0.1
     weights = {f.precision: f.path.with_suffix(".bin").stat().st_size for f in files if f.engine == "openvino"}
     assert weights["int8"] < 0.5 * weights["fp32"]
+
+
+def test_stems_and_scores_stay_in_float() -> None:
+    """Two streams that join: each has a stem; what comes behind any convolution is integer but for a single filter."""
+    network = [
+        Operation("norm", ("rgb",), ("x",)),
+        Operation("stem", ("x", "weights"), ("a",), filters=8),
+        Operation("relu", ("a",), ("b",)),
+        Operation("middle", ("b",), ("c",), filters=8),
+        Operation("stem of depth", ("depth",), ("d",), filters=8),
+        Operation("joint", ("c", "d"), ("e",), filters=8),
+        Operation("score", ("e",), ("score",), filters=1),
+    ]
+    assert in_float(network) == ["stem", "stem of depth", "score"]
 
 
 def test_what_is_no_trained_method_is_refused(tmp_path: Path) -> None:

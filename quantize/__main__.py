@@ -26,6 +26,7 @@ from quantize.fitting import fit_grid
 from quantize.full_command import full
 from quantize.grid import GridConfig, conv_names, in_float, release
 from quantize.latency import measure_latency, time_published, write_latency
+from quantize.layers_command import layers
 from quantize.options import (
     CalibrationOption,
     CheckpointOption,
@@ -68,6 +69,7 @@ console = Console()
 app.command()(distil)
 app.command("facts")(facts_command)
 app.command()(full)
+app.command()(layers)
 
 
 @app.command()

@@ -83,36 +83,6 @@ class CropSource(Protocol):
         ...
 
 
-class Joined:
-    """Several sources one after the other."""
-
-    def __init__(self, parts: Sequence[CropSource]) -> None:
-        if not parts:
-            raise DataError("there is nothing to join")
-        self._parts = tuple(parts)
-        self._places = [(part, i) for part in self._parts for i in range(len(part))]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """int64 (n,): 1 bona fide, 0 attack."""
-        return np.concatenate([part.labels for part in self._parts])
-
-    def crops(
-        self,
-        indices: Sequence[int],
-        spec: InputSpec,
-        *,
-        jitter: CropJitter | None = None,
-        rng: np.random.Generator | None = None,
-    ) -> UInt8Array:
-        """Network inputs, uint8 (n, S, S, 3), red first."""
-        found = [self._places[i][0].crops([self._places[i][1]], spec, jitter=jitter, rng=rng) for i in indices]
-        return np.concatenate(found)
-
-
 _BRIGHTNESS = BrightnessNorm()
 
 

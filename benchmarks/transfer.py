@@ -28,12 +28,13 @@ from rich.table import Table
 
 from benchmarks.real_captures import read_capture
 from benchmarks.records import add_record, read_records
-from benchmarks.students import Joined, StudentOptions, crop_logits, save_student, train_student
+from benchmarks.students import StudentOptions, crop_logits, save_student, train_student
 from fasedge import metrics
 from fasedge.errors import SourceError
 from fasedge.geometry import box_from_xywh
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import UInt8Array
+from training.data.joined import joined
 from training.data.samples import SampleSet
 from training.errors import ConfigError
 
@@ -206,7 +207,7 @@ def run(
     keep: Annotated[Path | None, typer.Option(help="Folder for the students' weights.")] = None,
 ) -> None:
     """Train one student per seed and score it."""
-    samples, simulated = Joined([SampleSet.load(folder) for folder in train]), SampleSet.load(dev)
+    samples, simulated = joined([SampleSet.load(folder) for folder in train]), SampleSet.load(dev)
     real = read_captures(captures, sizes.split(",")) if captures else []
     done = {(r.name, r.options.seed) for r in read_runs(out)}
     scales = [float(v) for v in crop_scales.split(",")]

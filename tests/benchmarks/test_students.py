@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from benchmarks.students import (
-    Joined,
     Student,
     StudentOptions,
     crop_logits,
@@ -202,17 +201,3 @@ def test_the_score_is_the_mean_of_the_cells() -> None:
         cells = student.cells(rgb)
         assert cells.shape == (2, 16)
         np.testing.assert_allclose(cells.mean(1).numpy(), student(rgb).numpy(), rtol=1e-4, atol=1e-5)
-
-
-def test_joined_sources_are_one_after_the_other() -> None:
-    parts = Coloured(4), Coloured(6)
-    joined = Joined(parts)
-    spec = InputSpec(size_px=32, crop_scale=1.0)
-    assert len(joined) == 10
-    assert joined.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
-    found = joined.crops([9, 3, 4], spec)
-    np.testing.assert_array_equal(found[0], parts[1].crops([5], spec)[0])
-    np.testing.assert_array_equal(found[1], parts[0].crops([3], spec)[0])
-    np.testing.assert_array_equal(found[2], parts[1].crops([0], spec)[0])
-    with pytest.raises(DataError, match="nothing to join"):
-        Joined([])

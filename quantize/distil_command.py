@@ -7,11 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
 
 from fasedge.cards import find_model, load_card, sha256_of
+from fasedge.errors import ModelNotFoundError
 from quantize.distill import DistilTask, load_teacher
 from quantize.export import load_trained
 from quantize.imitation import Imitation
@@ -110,6 +112,7 @@ def new_rgbd_task(
         StateMismatchError: The branch of colour is of another trunk.
         ModelNotFoundError: There is no such model.
         CardError: Its card is malformed.
+        IntegrityError: The model's file was altered.
     """
     torch.manual_seed(config.seed)
     masters = [load_rgbd_teacher(path) for path in teachers]
@@ -185,7 +188,7 @@ def start_from_another(
         task: Changed in place.
         config: Its configuration.
         begin: A checkpoint that ``distil`` left, or id or folder of a published model of plain convolutions. Its
-            normalisations are gone, so they are measured on the first crops of the samples.
+            normalisations are gone, so they are measured on crops of the samples, drawn with the configuration's seed.
         samples: What it will be trained on.
 
     Returns:
@@ -194,14 +197,28 @@ def start_from_another(
     Raises:
         CheckpointError: The file is damaged, or of something else.
         CheckpointMismatchError: The model is no student of plain convolutions with one logit.
+        ConfigError: There is neither such a file nor such a model, or the model's pictures are normalised otherwise.
         StateMismatchError: The weights belong to another trunk.
-        ModelNotFoundError: There is neither such a file nor such a model.
+        CardError: The model's card is malformed.
+        IntegrityError: The model's file was altered.
     """
     if (path := Path(begin)).is_file():
         before, _ = load_trained(path)
         load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
         return {"began_as_sha256": sha256_of(path)}
-    card = load_card(find_model(begin))
-    some = samples.crops(range(min(_SETTLED_ON, len(samples))), config.input.spec())
-    begin_as_published(task.module, weights_of(begin), task.inputs(torch.from_numpy(some)))
-    return {"began_as": f"{card.id} {card.version}", "began_as_sha256": card.file("onnxruntime", "fp32").sha256}
+    try:
+        folder = find_model(begin)
+    except ModelNotFoundError as error:
+        raise ConfigError(f"--from {begin}: there is neither such a checkpoint nor such a model ({error})") from error
+    card = load_card(folder)
+    if not config.input.brightness:
+        raise ConfigError(f"{card.id} normalises the brightness of its pictures: set input.brightness")
+    n = len(samples)
+    chosen = np.random.default_rng(config.seed).choice(n, min(_SETTLED_ON, n), replace=False)
+    seen = task.inputs(torch.from_numpy(samples.crops(sorted(chosen.tolist()), config.input.spec())))
+    begin_as_published(task.module, weights_of(folder), seen)
+    return {
+        "began_as": f"{card.id} {card.version}",
+        "began_as_sha256": card.file("onnxruntime", "fp32").sha256,
+        "began_with_crop_scale": card.input_spec().crop_scale,
+    }

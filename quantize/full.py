@@ -2,23 +2,24 @@
 
 They are not put on one grid for all engines as the students are (:mod:`quantize.grid`): twenty of the 39 batch
 normalisations of a DenseNet trunk follow no convolution and cannot be folded, and its concatenations would each need a
-grid of their own. Every engine's own quantiser chooses its ranges instead, on the same pictures or as it runs. Weights
-of convolutions become 8-bit integers, all else stays in float. So do the convolutions that see the picture itself, a
-hundredth of the time and most of the error, and those that make a score. On x86 CPUs without VNNI sums of such products
-saturate: strong boards have it, or are ARM.
+grid of their own. Every engine's own quantiser makes the convolutions integer instead: weights of 8 bits, and
+activations of 8 bits where a convolution reads them, over ranges measured on calibration pictures (OpenVINO, ONNX
+Runtime) or found as the network runs (LiteRT). Everything between convolutions stays in float. So do the convolutions
+that see the picture itself, which ``python -m quantize layers`` names as the ones that cost most, and those that make a
+score. On x86 CPUs without VNNI sums of such products saturate: strong boards have it, or are ARM.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
@@ -56,7 +57,7 @@ class Operation:
     filters: int = 0
 
 
-def in_float(operations: Iterable[Operation]) -> list[str]:
+def float_convolutions(operations: Iterable[Operation]) -> list[str]:
     """Names of the convolutions that stay in float: those that see a picture before any other has, and those of scores.
 
     Args:
@@ -106,6 +107,42 @@ class FullNetwork(Exportable):
         nobody = torch.zeros(rgb.shape[0])
         batch = Batch(rgb=rgb, labels=nobody, depth=None if depth is None else depth[..., 0])
         return (self._task.score_batch(batch),)
+
+
+def float_modules(model: FullNetwork, shown: UInt8Array) -> list[str]:
+    """The same for the network in PyTorch, see :func:`float_convolutions`.
+
+    Args:
+        model: The network.
+        shown: A picture, uint8 (1, S, S, C): what it goes through says which convolutions see it first.
+
+    Returns:
+        Names of ``nn.Conv2d``.
+    """
+    convs = {name: part for name, part in model.named_modules() if isinstance(part, nn.Conv2d)}
+    found = {name for name, conv in convs.items() if conv.out_channels == 1}
+
+    # Values that have been through a convolution want a gradient, and so does whatever is made of them.
+    def before(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
+            if not inputs[0].requires_grad:
+                found.add(name)
+
+        return hook
+
+    def after(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.detach().requires_grad_().clone()
+
+    hooks = [
+        h for n, c in convs.items() for h in (c.register_forward_pre_hook(before(n)), c.register_forward_hook(after))
+    ]
+    try:
+        with torch.enable_grad():
+            model(torch.from_numpy(shown))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [name for name in convs if name in found]
 
 
 def load_full(path: Path) -> tuple[FullNetwork, TrainConfig]:
@@ -173,7 +210,7 @@ def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(calibration),
         ignored_scope=nncf.IgnoredScope(
-            names=in_float(_openvino_operations(network)), types=_others(network), validate=False
+            names=float_convolutions(_openvino_operations(network)), types=_others(network), validate=False
         ),
         advanced_parameters=AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.DISABLE, disable_bias_correction=True
@@ -217,7 +254,7 @@ def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=in_float(_onnx_operations(onnx.load(source))),
+        nodes_to_exclude=float_convolutions(_onnx_operations(onnx.load(source))),
         # What a convolution writes goes on in float, as in OpenVINO: rounding it as well doubled the error.
         extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"]},
     )
@@ -226,21 +263,25 @@ def _onnxruntime(source: Path, target: Path, calibration: UInt8Array) -> None:
 def _onnx_operations(network: Any) -> Iterator[Operation]:
     shapes = {item.name: list(item.dims) for item in network.graph.initializer}
     for node in network.graph.node:
-        filters = shapes[node.input[1]][0] if node.op_type == "Conv" else 0
+        filters = 0
+        if node.op_type == "Conv":
+            if node.input[1] not in shapes:
+                raise ConversionError(f"the filters of {node.name} are worked out as the network runs")
+            filters = shapes[node.input[1]][0]
         yield Operation(node.name, tuple(node.input), tuple(node.output), filters)
 
 
 def _litert(source: Path, target: Path, _: UInt8Array) -> None:
     """The quantiser of Google AI Edge: weights per channel, activations where a convolution reads them.
 
-    An integer kernel of LiteRT that is given its ranges writes integers too, and rounding what a convolution writes was
-    three quarters of the error. A kernel that finds the range of what it reads as it runs writes floats.
+    An integer kernel of LiteRT that is given its ranges writes integers too, which costs more than all else
+    (docs/edge.md). A kernel that finds the range of what it reads as it runs writes floats.
     """
     from ai_edge_quantizer import qtyping, quantizer
 
     work = quantizer.Quantizer(str(source))
     operations = list(_tflite_operations(source))
-    kept = set(in_float(item for item, _ in operations))
+    kept = set(float_convolutions(item for item, _ in operations))
     for item, kind in operations:
         if item.filters and item.name not in kept:
             work.add_dynamic_config(

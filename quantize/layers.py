@@ -1,18 +1,18 @@
 """Which convolution costs what at INT8: scores with one of them rounded and all others in float, and the reverse.
 
-Rounded means what every engine's integer kernel does, in PyTorch: the input on 256 steps over the range that it has on
-calibration pictures, the filters on symmetric steps per output channel. What an engine does beyond that (grids for
-additions, sums in 16 bits) is not in it: :mod:`quantize.parity` compares files. It works on any network, trained for it
-or not: students with their normalisations folded, and networks of full size.
+Rounded means, in PyTorch: the input on 256 steps over the range that it has on calibration pictures, the filters on
+symmetric steps per output channel. It is what the engines' integer kernels have in common and not what any of them does
+in full (biases, grids of additions, ranges that are found as a network runs): :mod:`quantize.parity` compares files. It
+works on any network that is made of ``nn.Conv2d``, trained for it or not: students with their normalisations folded,
+and networks of full size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -31,7 +31,7 @@ _BATCH = 32
 _SMALLEST_SCALE = 1e-8
 
 
-class Difference(NamedTuple):
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """How far scores lie from those of full precision.
 
     Attributes:
@@ -49,30 +49,38 @@ class LayerError(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: Its name in the network.
         weights: Number of its weights.
+        stays_in_float: Whether the files keep it in float anyway: it costs nothing there.
         alone: Difference of the score where nothing else is rounded.
         without: Difference where everything but this one is rounded; ``None`` where it was not measured.
     """
 
     name: str
     weights: int
+    stays_in_float: bool
     alone: Difference
     without: Difference | None = None
 
 
 class LayerReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What rounding does, convolution by convolution.
+    """What rounding does to scores, which lie in [0, 1], convolution by convolution.
 
     Attributes:
         bits: Of the weights.
         n: Pictures scored.
-        together: Difference where every convolution is rounded.
+        everything: Difference where every convolution is rounded.
+        as_in_files: Difference where those are rounded that the files round.
         layers: The guiltiest first: by what they do alone.
+        unused: Convolutions that no picture reaches, such as heads that only training needs.
+        checkpoint_sha256: Of the checkpoint; empty for a network that has none.
     """
 
     bits: int
     n: int
-    together: Difference
+    everything: Difference
+    as_in_files: Difference
     layers: tuple[LayerError, ...]
+    unused: tuple[str, ...] = ()
+    checkpoint_sha256: str = ""
 
     @property
     def guilty(self) -> LayerError:
@@ -100,19 +108,24 @@ class _Rounding:
     def _before(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         (x,) = inputs
         if self.learns:
-            self._low, self._high = min(self._low, float(x.min())), max(self._high, float(x.max()))
+            # NumPy's minimum passes NaN on.
+            self._low = float(np.minimum(self._low, float(x.min())))
+            self._high = float(np.maximum(self._high, float(x.max())))
         return (self._grid(x),) if self.on else None
 
-    def learnt(self) -> None:
-        """Take the range of what was read.
+    def learnt(self) -> bool:
+        """Take the range of what was read; whether anything was.
 
         Raises:
-            ConversionError: Nothing was read: the network does not use this convolution.
+            ConversionError: It read NaN or infinity.
         """
         self.learns = False
-        if not self._low <= self._high:
-            raise ConversionError(f"the convolution {self.name} is not used by the network, or reads NaN")
+        if self._low > self._high:
+            return False
+        if not np.isfinite([self._low, self._high]).all():
+            raise ConversionError(f"the convolution {self.name} reads values that are not finite")
         self._grid.set_range(self._low, self._high)
+        return True
 
     def switch(self, *, on: bool) -> None:
         self.on = on
@@ -130,13 +143,21 @@ class Layers:
         model: The network; it is switched to evaluation.
         calibration: Pictures of the train split, uint8 (n, S, S, C), for the ranges.
         bits: Of the weights: 8, or 7 as for CPUs without VNNI.
+        in_float: Names of convolutions that the files keep in float.
+
+    Attributes:
+        bits: The same.
+        unused: Names of convolutions that no picture reached; they are left alone.
 
     Raises:
         CalibrationDataError: There are no pictures.
-        ConversionError: The network has no convolutions, or one that is not used; or bits that no engine has.
+        ConversionError: The network has no ``nn.Conv2d`` that pictures reach, one that reads NaN, a name of
+            ``in_float`` that it has not, or bits that no engine has.
     """
 
-    def __init__(self, model: Exportable, calibration: UInt8Array, bits: int = 8) -> None:
+    def __init__(
+        self, model: Exportable, calibration: UInt8Array, bits: int = 8, *, in_float: Collection[str] = ()
+    ) -> None:
         if not len(calibration):
             raise CalibrationDataError("the ranges of layers are measured on calibration pictures, got none")
         if bits not in {7, 8}:
@@ -144,8 +165,10 @@ class Layers:
         self._model = model.eval()
         self.bits = bits
         found = [(name, part) for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
-        if not found:
-            raise ConversionError("the network has no convolutions")
+        if strangers := set(in_float) - {name for name, _ in found}:
+            raise ConversionError(f"the network has no convolutions {sorted(strangers)}")
+        self._in_float = frozenset(in_float)
+        self.unused: tuple[str, ...] = ()
         self._found = {name: _Rounding(name, conv, 2 ** (bits - 1) - 1) for name, conv in found}
         try:
             self._learn(calibration)
@@ -159,8 +182,11 @@ class Layers:
         with torch.inference_mode():
             for part in parts(calibration, _BATCH):
                 self._model(torch.from_numpy(part))
-        for layer in self._found.values():
-            layer.learnt()
+        self.unused = tuple(name for name, layer in self._found.items() if not layer.learnt())
+        for name in self.unused:
+            self._found.pop(name).remove()
+        if not self._found:
+            raise ConversionError("no picture reaches a convolution (nn.Conv2d) of this network")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -171,16 +197,26 @@ class Layers:
         """Number of weights of a convolution."""
         return self._found[name].weights
 
+    def stays_in_float(self, name: str) -> bool:
+        """Whether the files keep a convolution in float."""
+        return name in self._in_float
+
     @contextmanager
     def rounded(self, names: Iterable[str]) -> Iterator[None]:
-        """Round some of the convolutions."""
-        chosen = [self._found[name] for name in names]
-        for layer in chosen:
-            layer.switch(on=True)
+        """Round some of the convolutions, and no others; before and after none is.
+
+        Raises:
+            ConversionError: There is no such convolution.
+        """
+        chosen = set(names)
+        if strangers := chosen - self._found.keys():
+            raise ConversionError(f"the network has no convolutions {sorted(strangers)} that pictures reach")
+        for name, layer in self._found.items():
+            layer.switch(on=name in chosen)
         try:
             yield
         finally:
-            for layer in chosen:
+            for layer in self._found.values():
                 layer.switch(on=False)
 
     def scores(self, shown: UInt8Array, rounded: Iterable[str] = ()) -> FloatArray:
@@ -222,7 +258,7 @@ def measure_layers(
 
     def difference(rounded: Iterable[str]) -> Difference:
         delta = np.abs(layers.scores(shown, rounded) - exact)
-        return Difference(float(delta.mean()), float(np.quantile(delta, 0.99)))
+        return Difference(mean=float(delta.mean()), p99=float(np.quantile(delta, 0.99)))
 
     alone = {name: difference([name]) for name in progress(layers.names)}
     order = sorted(alone, key=lambda name: -alone[name].mean)
@@ -230,11 +266,19 @@ def measure_layers(
     return LayerReport(
         bits=layers.bits,
         n=len(shown),
-        together=difference(layers.names),
+        everything=difference(layers.names),
+        as_in_files=difference(name for name in layers.names if not layers.stays_in_float(name)),
         layers=tuple(
-            LayerError(name=name, weights=layers.weights(name), alone=alone[name], without=without.get(name))
+            LayerError(
+                name=name,
+                weights=layers.weights(name),
+                stays_in_float=layers.stays_in_float(name),
+                alone=alone[name],
+                without=without.get(name),
+            )
             for name in order
         ),
+        unused=layers.unused,
     )
 
 

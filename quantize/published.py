@@ -83,9 +83,8 @@ def load_plain(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> PlainTrunk:
         StateMismatchError: They are of another trunk.
     """
     if not isinstance(trunk, PlainTrunk) or not {"head.weight", "head.bias"} <= set(tensors):
-        raise CheckpointMismatchError(
-            "expected a published network of plain convolutions with one logit; this is another"
-        )
+        what = "the student" if not isinstance(trunk, PlainTrunk) else "the published model"
+        raise CheckpointMismatchError(f"expected networks of plain convolutions with one logit; {what} is another")
     trunk.load_merged(
         {name.removeprefix("trunk."): value for name, value in tensors.items() if name.startswith("trunk.")}
     )

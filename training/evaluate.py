@@ -151,11 +151,12 @@ def face_scalars(samples: SampleSet) -> dict[str, NDArray[np.float64]]:
     Returns:
         float64 (n,) each: ``brightness`` (mean grey value), ``sharpness`` (variance of the Laplacian), ``saturation``
         (largest minus smallest channel), ``red_blue`` (ratio of the means), ``black_level`` (first percentile of the
-        grey values over their mean) and ``contrast`` (standard deviation over the mean).
+        grey values over their mean), ``contrast`` (standard deviation over the mean) and ``clipped`` (share of the
+        pixels with a channel of 250 or more).
     """
     import cv2
 
-    names = ("brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast")
+    names = ("brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast", "clipped")
     values = np.empty((len(samples), len(names)))
     for i, row in enumerate(samples.table):
         x1, y1, x2, y2 = (round(v) for v in row.box_xyxy)
@@ -164,7 +165,7 @@ def face_scalars(samples: SampleSet) -> dict[str, NDArray[np.float64]]:
         spread = face.max(2).astype(float) - face.min(2)
         mean = face.reshape(-1, 3).mean(0)
         level = grey.mean() + 1
-        tones = np.percentile(grey, 1) / level, grey.std() / level
+        tones = np.percentile(grey, 1) / level, grey.std() / level, float((face.max(2) >= 250).mean())
         values[i] = level, cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1), *tones
     return {name: values[:, k] for k, name in enumerate(names)}
 

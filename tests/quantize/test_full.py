@@ -14,7 +14,7 @@ from quantize.__main__ import main
 from quantize.about import read_about
 from quantize.errors import CheckpointMismatchError, ParityError
 from quantize.export import artefacts
-from quantize.full import FullNetwork, Operation, export_full, in_float, load_full
+from quantize.full import FullNetwork, Operation, export_full, float_convolutions, float_modules, load_full
 from quantize.parity import ParityRecord, artefact_scores, reference_scores
 from quantize.pictures import pictures
 from quantize.rgbd import new_rgbd_student
@@ -82,7 +82,7 @@ def test_every_engine_answers_as_the_method_in_fp32_and_near_it_in_int8(method: 
     assert weights["int8"] < 0.5 * weights["fp32"]
 
 
-def test_stems_and_scores_stay_in_float() -> None:
+def test_stems_and_scores_stay_float_convolutions() -> None:
     """Two streams that join: each has a stem; what comes behind any convolution is integer but for a single filter."""
     network = [
         Operation("norm", ("rgb",), ("x",)),
@@ -93,7 +93,23 @@ def test_stems_and_scores_stay_in_float() -> None:
         Operation("joint", ("c", "d"), ("e",), filters=8),
         Operation("score", ("e",), ("score",), filters=1),
     ]
-    assert in_float(network) == ["stem", "stem of depth", "score"]
+    assert float_convolutions(network) == ["stem", "stem of depth", "score"]
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"),
+    [
+        ("a-deeppixbis", {"network.trunk.features.conv0", "network.pixel_filter", "network.image_projection"}),
+        ("cmfl", {"network.rgb_trunk.features.conv0", "network.depth_trunk.features.conv0"}),
+        ("rfmeta", {"network.extractor.stem.0", "network.estimator.2.0"}),
+    ],
+)
+def test_the_same_convolutions_stay_in_float_in_pytorch(method: str, kept: set[str], tmp_path: Path) -> None:
+    model, _ = load_full(trained(tmp_path / "m", method))
+    shown = np.random.default_rng(0).integers(0, 256, (1, SIDE_PX, SIDE_PX, 3 + model.sees_depth)).astype(np.uint8)
+    before = reference_scores(model, shown)
+    assert set(float_modules(model, shown)) == kept
+    np.testing.assert_array_equal(reference_scores(model, shown), before)
 
 
 def test_what_is_no_trained_method_is_refused(tmp_path: Path) -> None:

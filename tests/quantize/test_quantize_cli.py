@@ -118,18 +118,33 @@ def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsy
     golden = load_golden(folder, card)
     task, _ = new_task(load_config(file), [], Imitation())
     note = start_from_another(task, load_config(file), "edge-rgb", toy_set(300))
-    assert note["began_as"] == f"edge-rgb {card.version}"
+    assert (note["began_as"], note["began_with_crop_scale"]) == (f"edge-rgb {card.version}", 0.85)
     with torch.inference_mode():
         found = task.pooled(torch.from_numpy(golden.rgb)).double().numpy()
     wanted = np.log(golden.score / (1 - golden.score.astype(float)))
     slope, offset = np.polyfit(found, wanted, 1)
     np.testing.assert_allclose(slope * found + offset, wanted, atol=1e-3)
+    # In training it divides by the statistics of the batch: on what it settled on it says what it said.
+    samples, spec = toy_set(256), load_config(file).input.spec()
+    start_from_another(task, load_config(file), "edge-rgb", samples)
+    crops = torch.from_numpy(samples.crops(range(256), spec))
+    with torch.inference_mode():
+        wanted_of_crops = task.pooled(crops)
+        task.module.train()
+        torch.testing.assert_close(task.pooled(crops), wanted_of_crops, rtol=1e-2, atol=1e-2)
     file.write_text(text + 'trunk = "plain_s"\n')
     arguments = ["distil", file, "--train", write_set(tmp_path / "s", toy_set(16)), "--out", tmp_path / "out"]
     arguments += ["--dev", write_set(tmp_path / "d", toy_set(8, split="dev"))]
-    for begin, why in (("edge-rgb", "merged network"), ("a-deeppixbis", "one logit"), ("none-such", "none-such")):
+    for begin, why in (
+        ("edge-rgb", "merged network"),
+        ("a-deeppixbis", "one logit"),
+        ("none-such", "neither such a checkpoint nor such a model"),
+    ):
         assert run(monkeypatch, *arguments, "--from", begin) == 3
         assert why in " ".join(capsys.readouterr().err.split())
+    file.write_text(text.replace("true", "false") + 'trunk = "plain_m"\n')
+    assert run(monkeypatch, *arguments, "--from", "edge-rgb") == 3
+    assert "set input.brightness" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize("content", [b"no array", None])

@@ -132,10 +132,13 @@ RELATED = {
     "sharpness": {"black_level", "contrast"},
     "contrast": {"black_level"},
     "black_level": {"contrast", "sharpness"},
+    "clipped": {"contrast", "sharpness", "saturation"},
 }
 
 
-@pytest.mark.parametrize("name", ["brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast"])
+@pytest.mark.parametrize(
+    "name", ["brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast", "clipped"]
+)
 def test_the_scalar_that_separates_a_constructed_set_is_found_and_only_it(name: str) -> None:
     rng = np.random.default_rng(3)
     n = 80
@@ -161,6 +164,9 @@ def test_the_scalar_that_separates_a_constructed_set_is_found_and_only_it(name: 
     if name == "red_blue":  # the same spread of colours, turned the other way
         tint = np.where(labels, 20.0, -20.0) + tint
     pictures = pictures + tint[:, None, None, None] * np.array([1.0, -(0.299 - 0.114) / 0.587, -1.0])
+    if name == "clipped":  # a red spot and a blue one
+        for channel, at in ((0, 8), (2, 18)):
+            pictures[labels == 1, at : at + 2, at : at + 2, channel] = 255
     rows = [toy_row(i, int(label), box_xyxy=(4, 4, 28, 28)) for i, label in enumerate(labels)]
     info = SetInfo(split="train", seed=0, n=n)
     found = confounds(SampleSet(np.clip(pictures, 0, 255).astype(np.uint8), rows, info))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,7 @@ from training.data.simulate.draws import Value
 from training.data.simulate.operators import switch_off
 from training.data.simulate.simulator import sensors_for
 from training.data.stream import SimulatedStream
+from training.data.table import SIMULATOR_VERSION
 from training.data.work import Recipe, tile_px_for
 from training.errors import DataError
 
@@ -273,15 +275,28 @@ def test_shards_and_streams_have_the_view_that_was_asked_for(face_pack: Path, tm
 
 
 def test_a_set_that_says_nothing_of_its_canvas_is_loaded_and_goes_on(face_pack: Path, tmp_path: Path) -> None:
-    """As sets of version 3 were written before there was a choice."""
+    """As sets were written before there was a choice."""
     list(make_set(face_pack, tmp_path / "set", SPLIT, 3, seed=SEED, workers=1))
     info = json.loads((tmp_path / "set" / "set.json").read_text())
     assert info.pop("canvas_scale") == 2.0
     assert info.pop("picture_px") == 192
     (tmp_path / "set" / "set.json").write_text(json.dumps(info))
     loaded = SampleSet.load(tmp_path / "set").info
-    assert (loaded.version, loaded.picture_px, loaded.canvas_scale) == (3, 192, 2.0)
+    assert (loaded.version, loaded.picture_px, loaded.canvas_scale) == (SIMULATOR_VERSION, 192, 2.0)
     assert list(make_set(face_pack, tmp_path / "set", SPLIT, 3, seed=SEED, workers=1)) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "origin", "known"), [(3, "", False), (99, "", False), (3, "door", True), (99, "door", False)]
+)
+def test_simulated_sets_of_another_simulator_are_refused_but_not_recordings(
+    version: int, origin: str, known: bool, face_pack: Path, tmp_path: Path
+) -> None:
+    list(make_set(face_pack, tmp_path / "set", SPLIT, 3, seed=SEED, workers=1))
+    info = json.loads((tmp_path / "set" / "set.json").read_text())
+    (tmp_path / "set" / "set.json").write_text(json.dumps(info | {"version": version, "origin": origin}))
+    with nullcontext() if known else pytest.raises(DataError, match=f"version {version}, this simulator's is"):
+        assert len(SampleSet.load(tmp_path / "set")) == 3
 
 
 @pytest.mark.parametrize("canvas", [1.0, 1.99, 2.61, float("nan")])

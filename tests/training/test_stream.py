@@ -165,6 +165,8 @@ def test_a_worker_that_is_killed_while_it_hands_a_result_over_is_an_error_not_a_
 ) -> None:
     recipe = Recipe(face_pack, tmp_path, "dev", SEED)
     chunks = ([i] for i in range(100))
+    made: list[int] = []
     with in_order(dies_while_writing, chunks, recipe, workers, ahead=2) as results, pytest.raises(BrokenProcessPool):
-        # One worker makes the first chunk and dies at the next; a second one may die before the first is made.
-        assert list(results) == [1]
+        made.extend(results)
+    # One worker makes the first chunk before it dies at the next; a second one may die while the first is made.
+    assert made == [1] or (workers > 1 and made == [])

@@ -72,7 +72,7 @@ def test_confounds_prints_an_auc_for_each_scalar(
 ) -> None:
     assert run(monkeypatch, "confounds", sets / "dev") == 0
     lines = capsys.readouterr().out.splitlines()
-    names = ["brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast"]
+    names = ["brightness", "sharpness", "saturation", "red_blue", "black_level", "contrast", "clipped"]
     assert [line.split()[0] for line in lines] == names
     assert all(0.5 <= float(line.split()[2]) <= 1 for line in lines)
 

@@ -220,6 +220,7 @@ class PlainTrunk(Trunk):
         """
         for layer in self.layers:
             x = cast(PlainLayer, layer).settle(x)
+        self.eval()
 
     def deployed(self) -> nn.Module:
         """The same function at inference, one convolution per layer."""

@@ -29,7 +29,7 @@ from training.data.manifest import Split
 from training.data.relief import RELIEF, read_relief
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
-from training.data.table import INFO, SampleRow, SetInfo, check_folder
+from training.data.table import INFO, SIMULATOR_VERSION, SampleRow, SetInfo, check_folder
 from training.data.work import Block, Recipe, in_order, make_block, make_simulator
 from training.errors import DataError
 
@@ -134,8 +134,11 @@ class SampleSet:
             raise DataError(
                 f"{folder} is not a complete sample set ({error}); run the `simulate` or `prepare` that made it again"
             ) from error
-        if info.version != SetInfo(split="", seed=0, n=0).version:
-            raise DataError(f"{folder} is a sample set of version {info.version}, which is not known; make it anew")
+        if info.version > SIMULATOR_VERSION or (not info.origin and info.version != SIMULATOR_VERSION):
+            raise DataError(
+                f"{folder} is a sample set of version {info.version}, this simulator's is {SIMULATOR_VERSION}; make it "
+                "anew"
+            )
         if len(table) != info.n:
             raise DataError(f"{folder} is not finished: {len(table)} of {info.n} samples; run `simulate` again")
         relief = folder / RELIEF

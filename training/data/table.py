@@ -40,6 +40,10 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
     params: dict[str, float | int | str]
 
 
+#: Version of what the simulator makes: another one for the same seed is another picture.
+SIMULATOR_VERSION = 5
+
+
 class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     """``set.json``: what a set is made from.
 
@@ -49,7 +53,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
         n: Number of samples.
         depth: Whether every picture has a depth map.
         format: ``npy`` (arrays and a table) or ``webdataset`` (shards).
-        version: Version of the simulator's output.
+        version: Version of the simulator's output; says nothing of recordings.
         picture_px: Side of the pictures.
         canvas_scale: Side of the pictures over the side of the face box; 2.0 in sets that do not say, also in prepared
             ones, whose pictures are the crops themselves unless they were prepared with ``--scale``.
@@ -62,7 +66,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     depth: bool = False
     format: str = "npy"
-    version: int = 4
+    version: int = SIMULATOR_VERSION
     picture_px: int = 192
     canvas_scale: float = 2.0
     origin: str = ""

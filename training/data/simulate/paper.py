@@ -21,7 +21,7 @@ PRINTS = {
     "photo_paper": ((0.002, 0.015), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
     "newsprint": ((0.015, 0.045), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
-#: Linear value that a print gives back as it was, whatever its tone curve: photographic middle grey.
+#: Linear value that the tone curve of a print leaves where it is: photographic middle grey.
 MIDDLE_GREY = 0.18
 #: Angles of the cyan, magenta and yellow screens in degrees (customary in offset printing).
 SCREEN_ANGLES_DEG = (15.0, 75.0, 0.0)
@@ -57,15 +57,28 @@ def draw_ink(d: Draws, subtype: str) -> None:
 def reflect(srgb: Tensor, draws: Sequence[Draws]) -> Tensor:
     """Reflectance of the printed picture (B, 3, H, W), without its screen.
 
-    Gamut map: desaturation, tone about middle grey, an ink floor and a paper white below 1; grey prints sometimes.
+    Tone about middle grey; gamut map: desaturation, an ink floor and a paper white below 1; grey prints sometimes.
     """
-    gamma = column(draws, "print_gamma", 1.0)
-    linear = colour.power(colour.to_linear(srgb).clamp_min_(1e-5), gamma).mul_(MIDDLE_GREY ** (1 - gamma))
+    linear = about_middle_grey(colour.to_linear(srgb).clamp_(1e-5, 1), column(draws, "print_gamma", 1.0))
     grey = column(draws, "print_grey")
     linear = colour.saturate(linear, column(draws, "print_saturation", 1.0) * (1 - grey)).clamp_(0, 1)
     floor, white = column(draws, "print_floor"), column(draws, "print_white", 1.0)
     tint = colour.gains(column(draws, "print_red", 1.0), column(draws, "print_blue", 1.0))
     return linear.mul_((white - floor) * tint).add_(floor * tint)
+
+
+def about_middle_grey(linear: Tensor, gamma: Tensor) -> Tensor:
+    """Steepen or flatten tones about :data:`MIDDLE_GREY`: nothing clips, black and white stay black and white.
+
+    Args:
+        linear: In [0, 1], any shape.
+        gamma: Slope of the logit; of the tones themselves at middle grey.
+
+    Returns:
+        ``x^γ / (x^γ + (g/(1 - g))^(γ - 1) (1 - x)^γ)`` with g for middle grey: an S in which x = g stays.
+    """
+    odds = ((1 - linear) / linear.clamp_min(1e-5)).pow_(gamma)
+    return 1 / odds.mul_((MIDDLE_GREY / (1 - MIDDLE_GREY)) ** (gamma - 1)).add_(1)
 
 
 def screen(plane: Tensor, reflectance: Tensor, draws: Sequence[Draws], sensor: Sensor) -> Tensor:

@@ -9,15 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from quantize.__main__ import main
 from quantize.about import read_about
 from quantize.errors import CheckpointMismatchError, ParityError
-from quantize.export import artefacts
+from quantize.export import artefacts, export_fp32
 from quantize.full import FullNetwork, Operation, export_full, float_convolutions, float_modules, load_full
 from quantize.parity import ParityRecord, artefact_scores, reference_scores
 from quantize.pictures import pictures
 from quantize.rgbd import new_rgbd_student
+from quantize.students import Exportable
 from tests.quantize.test_rgbd import lived_in
 from tests.training.fixtures.evaluation_sets import drawn_set, write_set
 from training.build import build_task
@@ -25,6 +27,7 @@ from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
 from training.data.batches import plain_batch
 from training.errors import StateMismatchError
+from training.methods.hsv import RgbHsvInput
 from training.tasks import as_step_task
 
 SIDE_PX = 64
@@ -110,6 +113,30 @@ def test_the_same_convolutions_stay_in_float_in_pytorch(method: str, kept: set[s
     before = reference_scores(model, shown)
     assert set(float_modules(model, shown)) == kept
     np.testing.assert_array_equal(reference_scores(model, shown), before)
+
+
+class Hues(Exportable):
+    """What networks that read hue see of a picture."""
+
+    outputs = ("score",)
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor]:
+        return (RgbHsvInput()(rgb),)
+
+
+def test_hue_is_the_same_to_a_step_in_an_engine_that_multiplies_by_reciprocals(tmp_path: Path) -> None:
+    """Colours at the ends of the sectors too, where hue jumped by up to the whole circle."""
+    openvino = pytest.importorskip("openvino")
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    colours[:16, :, 1] = colours[:16, :, 2]
+    colours[16:32, :, 0] = colours[16:32, :, 2]
+    colours[32:48, :, 0] = colours[32:48, :, 1]
+    (item,) = export_fp32(Hues(), tmp_path, 64, ["openvino"])
+    found = openvino.Core().compile_model(item.path, "CPU")([colours[None]])[0]
+    steps = 255 * np.abs(found - RgbHsvInput()(torch.from_numpy(colours[None])).numpy())
+    assert steps.max() < 1.01
+    assert (steps > 0.5).mean() < 0.002
 
 
 def test_what_is_no_trained_method_is_refused(tmp_path: Path) -> None:

@@ -52,10 +52,12 @@ def rgb_to_hsv(rgb: Tensor) -> Tensor:
     """
     red, green, blue = rgb.to(torch.float32).unbind(-1)
     value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    least = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - least
     zero, one = torch.zeros_like(value), torch.ones_like(value)
     span = torch.where(chroma == 0, one, chroma)
-    r, g, b = (value - red) / span, (value - green) / span, (value - blue) / span
+    # Where a channel is the least its share is 1; engines that multiply by a reciprocal would find a little less.
+    r, g, b = (torch.where(channel == least, one, (value - channel) / span) for channel in (red, green, blue))
     green_or_blue = torch.where(green == value, _sector(2.0, r, b), _sector(4.0, g, r))
     hue = torch.where(red == value, _sector(0.0, b, g), green_or_blue) / 6.0
     hue = torch.where(hue < 0, hue + 1.0, hue)

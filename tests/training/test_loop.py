@@ -18,6 +18,7 @@ from training import loop
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import AugmentConfig, InputConfig, OptimiserConfig, TrainConfig
 from training.data.samples import SampleSet, SetInfo
+from training.data.table import SIMULATOR_VERSION
 from training.errors import CheckpointError, DataError, DivergedError
 from training.loop import BEST, HISTORY, LAST, EpochRecord, Trainer, learning_rate, score_set
 
@@ -87,7 +88,7 @@ def test_the_run_is_described_beside_its_checkpoints(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["config"]["optimiser"]["batch"] == 8
     for name, n in (("train", 32), ("dev", 24)):
-        told = {"split": name, "seed": 0, "n": n, "depth": False, "format": "npy", "version": 3}
+        told = {"split": name, "seed": 0, "n": n, "depth": False, "format": "npy", "version": SIMULATOR_VERSION}
         assert record[name].items() >= told.items()
     # 3·6·9 + 6, twice 6, 6·5·9 + 5, 5 + 1
     assert record["parameters"] == 168 + 12 + 275 + 6

@@ -13,6 +13,7 @@ from tests.training.fixtures.toy_sets import toy_row
 from training.__main__ import main
 from training.data.samples import SampleSet, make_set
 from training.data.shard_reader import read_shards
+from training.data.table import SIMULATOR_VERSION
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -207,7 +208,7 @@ def one_class(sets: Path, folder: Path) -> Path:
     import msgspec
 
     (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-    (folder / "set.json").write_text('{"split": "dev", "seed": 0, "n": 3, "version": 3}')
+    (folder / "set.json").write_text(f'{{"split": "dev", "seed": 0, "n": 3, "version": {SIMULATOR_VERSION}}}')
     np.save(folder / "pictures.npy", np.full((3, 48, 48, 3), 99, np.uint8))
     assert len(SampleSet.load(folder)) == 3
     return folder

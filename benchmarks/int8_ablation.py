@@ -15,27 +15,25 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from fasedge.types import UInt8Array
 from quantize.calibrate import calibration_crops
 from quantize.equalise import equalise
 from quantize.export import load_trained
 from quantize.fitting import fit_grid
 from quantize.grid import GridConfig, conv_names, float_activations
-from quantize.pictures import parts, pictures, usable_part
+from quantize.parity import pooled_means
+from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.rounded import UNCALIBRATED
-from quantize.students import ExportModel, Platt
+from quantize.students import Platt
 from training.data.samples import SampleSet
 
 Scores = NDArray[np.float64]
-_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +57,6 @@ VARIANTS = (
     Variant("ranges of least squared error", activation_range="mse"),
     Variant("8-bit weights (saturate without VNNI)", weight_code_max=127),
 )
-
-
-def _means(model: ExportModel, crops: UInt8Array) -> Scores:
-    with torch.inference_mode():
-        found = [model.pooled_heads(torch.from_numpy(part))["score"] for part in parts(crops, _BATCH)]
-    return np.asarray(torch.cat(found).numpy(), np.float64)
 
 
 def _calibrated(means: Scores, platt: Platt) -> Scores:
@@ -96,7 +88,7 @@ def main(
     learnt = usable_part(SampleSet.load(train), depth=plain.sees_depth)
     calibration = calibration_crops(learnt, spec, crops, depth=plain.sees_depth)
     equalised = equalise(plain, calibration)
-    reference = _means(plain, shown)
+    reference = pooled_means(plain, shown)
     platt = fit_platt(reference, labels)
     exact = _calibrated(reference, platt)
     kinds = ("weights", "activations", "both")
@@ -113,9 +105,9 @@ def main(
                 float_convs=tuple(conv_names(model, variant.leading_float)),
             ),
         )
-        both = _calibrated(_means(grid, shown), platt)
+        both = _calibrated(pooled_means(grid, shown), platt)
         with float_activations(grid):
-            weights = _calibrated(_means(grid, shown), platt)
+            weights = _calibrated(pooled_means(grid, shown), platt)
         pairs = ((weights, exact), (both, weights), (both, exact))
         table.add_row(variant.name, *(cell for a, b in pairs for cell in _difference(a, b, labels)))
     Console(width=200).print(table)

@@ -24,11 +24,10 @@ from quantize.errors import CalibrationDataError, ConversionError
 from quantize.files import complete_file
 from quantize.parity import reference_scores
 from quantize.pictures import parts
-from quantize.rounding import ActivationGrid
+from quantize.rounding import ActivationGrid, GridConv
 from quantize.students import Exportable
 
 _BATCH = 32
-_SMALLEST_SCALE = 1e-8
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,9 +95,7 @@ class _Rounding:
         self._conv, self._grid = conv, ActivationGrid()
         self._low, self._high = np.inf, -np.inf
         self._exact = conv.weight.data
-        scale = (self._exact.abs().amax(dim=(1, 2, 3)) / code_max).clamp(min=_SMALLEST_SCALE)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        self._rounded = torch.fake_quantize_per_channel_affine(self._exact, scale, zero, 0, -code_max, code_max)
+        self._rounded = GridConv(conv, code_max).rounded_weight().detach()
         self._hook = conv.register_forward_pre_hook(self._before)
 
     @property
@@ -284,6 +281,5 @@ def measure_layers(
 
 def write_layers(path: Path, report: LayerReport) -> None:
     """Write the report as JSON, in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with complete_file(path) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))

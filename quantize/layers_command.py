@@ -8,7 +8,6 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import torch
 import typer
 from numpy.typing import NDArray
 from rich.console import Console
@@ -25,7 +24,8 @@ from quantize.full import FullNetwork, float_modules, load_full
 from quantize.grid import conv_names, in_float
 from quantize.layers import LayerReport, Layers, measure_layers, write_layers
 from quantize.options import CropsOption, DevOption, TrainOption
-from quantize.pictures import parts, pictures, usable_part
+from quantize.parity import pooled_means
+from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.rgbd import RgbdStudent
 from quantize.rounded import UNCALIBRATED
@@ -33,8 +33,6 @@ from quantize.students import Exportable, ExportModel
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig
 from training.data.samples import SampleSet
-
-_BATCH = 32
 
 
 def layers(
@@ -102,9 +100,7 @@ def _calibrated(
 ) -> ExportModel:
     """A student as it is before it is rounded, with a score that is fitted to the pictures that will be compared."""
     plain = student.exported(UNCALIBRATED, config.input.normalisation())
-    with torch.inference_mode():
-        found = [plain.pooled_heads(torch.from_numpy(part))["score"] for part in parts(shown, _BATCH)]
-    platt = fit_platt(torch.cat(found).double().numpy(), labels)
+    platt = fit_platt(pooled_means(plain, shown), labels)
     return equalise(student.exported(platt, config.input.normalisation()), calibration)
 
 

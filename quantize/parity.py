@@ -21,7 +21,7 @@ from quantize.about import read_about, write_about
 from quantize.errors import ParityError
 from quantize.export import Artefact
 from quantize.pictures import feed, parts
-from quantize.students import Exportable
+from quantize.students import Exportable, ExportModel
 
 PARITY_NAME = "parity.json"
 _BATCH = 32
@@ -182,6 +182,13 @@ def reference_scores(model: Exportable, crops: UInt8Array, output: str = "score"
     with torch.inference_mode():
         found = [model(torch.from_numpy(part))[place] for part in parts(crops, _BATCH)]
     return np.asarray(torch.cat(found).numpy(), np.float32)
+
+
+def pooled_means(model: ExportModel, crops: UInt8Array) -> NDArray[np.float64]:
+    """Means over the cells from which the torch network's score is calibrated, float64 (n,)."""
+    with torch.inference_mode():
+        found = [model.pooled_heads(torch.from_numpy(part))["score"] for part in parts(crops, _BATCH)]
+    return np.asarray(torch.cat(found).numpy(), np.float64)
 
 
 def artefact_scores(

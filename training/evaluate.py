@@ -162,10 +162,11 @@ def face_scalars(samples: SampleSet) -> dict[str, NDArray[np.float64]]:
         x1, y1, x2, y2 = (round(v) for v in row.box_xyxy)
         face = samples.picture(i)[max(0, y1) : y2, max(0, x1) : x2]
         grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
-        spread = face.max(2).astype(float) - face.min(2)
+        brightest = face.max(2)
+        spread = brightest.astype(float) - face.min(2)
         mean = face.reshape(-1, 3).mean(0)
         level = grey.mean() + 1
-        tones = np.percentile(grey, 1) / level, grey.std() / level, float((face.max(2) >= 250).mean())
+        tones = np.percentile(grey, 1) / level, grey.std() / level, float((brightest >= 250).mean())
         values[i] = level, cv2.Laplacian(grey, cv2.CV_64F).var(), spread.mean(), mean[0] / (mean[2] + 1), *tones
     return {name: values[:, k] for k, name in enumerate(names)}
 

@@ -462,3 +462,15 @@ def test_moire_of_a_strongly_bent_print_equals_a_pixel_by_pixel_evaluation(curva
         wrong = (found[0, channel] - expected).abs()
         assert float(wrong.max()) < 0.03
         assert float(wrong[4:-4, 4:-4].max()) < 0.02
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1.0, 1.3, 1.55])
+def test_a_print_steepens_tones_about_middle_grey_and_clips_none(gamma: float) -> None:
+    tones = torch.tensor([0.0, 1e-5, 0.05, paper.MIDDLE_GREY, 0.5, 0.95, 1.0], dtype=torch.float64)
+    slope = torch.tensor(gamma, dtype=torch.float64)
+    found = paper.about_middle_grey(tones, slope)
+    torch.testing.assert_close(found[[0, 3, 6]], tones[[0, 3, 6]])
+    assert (found.diff() > 0).all()
+    step = torch.tensor([-1e-6, 1e-6], dtype=torch.float64)
+    rise = paper.about_middle_grey(paper.MIDDLE_GREY + step, slope).diff() / 2e-6
+    assert float(rise) == pytest.approx(gamma, abs=1e-4)

@@ -77,7 +77,7 @@ def about_middle_grey(linear: Tensor, gamma: Tensor) -> Tensor:
     Returns:
         ``x^γ / (x^γ + (g/(1 - g))^(γ - 1) (1 - x)^γ)`` with g for middle grey: an S in which x = g stays.
     """
-    odds = ((1 - linear) / linear.clamp_min(1e-5)).pow_(gamma)
+    odds = ((1 - linear) / linear).pow_(gamma)
     return 1 / odds.mul_((MIDDLE_GREY / (1 - MIDDLE_GREY)) ** (gamma - 1)).add_(1)
 
 

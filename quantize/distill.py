@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -36,12 +36,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, is_student, load_trained, without_start
+from quantize.export import config_of, is_rounded, is_student, load_trained, without_start
 from quantize.imitation import FINDER, Imitation, feature_error, mixup, moved, pool
 from quantize.pictures import packed
 from quantize.rgbd import RgbdStudent
 from quantize.rgbd_task import RgbdTask
-from quantize.rounded import RoundedTask, is_rounded, load_rounded
+from quantize.rounded import RoundedTask, load_rounded
 from quantize.students import Student, new_student
 from quantize.teachers import Taught, Teacher, together
 from training.backbones import Trunk
@@ -55,7 +55,7 @@ from training.build import (
     method_settings,
     refuse_unread,
 )
-from training.checkpoint import load_checkpoint, load_exactly
+from training.checkpoint import Checkpoint, load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.data.samples import SampleSet
 from training.errors import ConfigError
@@ -92,7 +92,7 @@ class DistilTask:
         trunk = build_trunk(config.method) if student is None else cast(Trunk, student.trunk)
         self._student = student or new_student(config.method.name, trunk, trunk.out_channels)
         self._input = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
-        self._losses = _LOSSES[config.method.name](config)
+        self._losses = _SCHOOLS[config.method.name].losses(config)
         map_side = config.input.size_px // trunk.stride
         self._teachers = tuple(teachers)
         self._imitation = imitation or Imitation()
@@ -253,7 +253,7 @@ def sees_depth(task: ScoringTask) -> bool:
 
 
 class _Losses(Protocol):
-    """What a student of a method is trained with."""
+    """What a student of a method is trained with, made for its run."""
 
     temperature: ClassVar[float]
 
@@ -300,21 +300,22 @@ class _LogitLosses:
         return F.smooth_l1_loss(found.mean(dim=(1, 2)), wanted.mean(dim=(1, 2)))
 
 
-_LOSSES: Mapping[str, type[_Losses]] = {
-    "a-deeppixbis": _CosineLosses,
-    "binary-trunk": _LogitLosses,
-    "rfmeta": _LogitLosses,
+class _School(NamedTuple):
+    """How students of a method learn, and the full-precision network that teaches them."""
+
+    losses: type[_Losses]
+    teacher: type[MethodTask | BinaryTask | LogitTask]
+
+
+#: By the name of the method, as :data:`quantize.students.STUDENTS`.
+_SCHOOLS: Mapping[str, _School] = {
+    "a-deeppixbis": _School(_CosineLosses, MethodTask),
+    "binary-trunk": _School(_LogitLosses, BinaryTask),
+    "rfmeta": _School(_LogitLosses, LogitTask),
 }
 
 
-_TEACHERS: Mapping[str, type[MethodTask | BinaryTask | LogitTask]] = {
-    "a-deeppixbis": MethodTask,
-    "binary-trunk": BinaryTask,
-    "rfmeta": LogitTask,
-}
-
-
-def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask | LogitTask, TrainConfig]:
+def load_teacher(path: Checkpoint | Path) -> tuple[MethodTask | BinaryTask | LogitTask, TrainConfig]:
     """Load a trained method from its checkpoint.
 
     Args:
@@ -328,14 +329,14 @@ def load_teacher(path: Path) -> tuple[MethodTask | BinaryTask | LogitTask, Train
         CheckpointError: The file is missing or damaged.
     """
     checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
-    if config.method.name not in _TEACHERS:
+    config = config_of(checkpoint)
+    if config.method.name not in _SCHOOLS:
         raise CheckpointMismatchError(
-            f"{path} is a network of full size of {config.method.name}; here one of {', '.join(_TEACHERS)} is wanted "
-            "(`training evaluate` scores any, `quantize full` makes files of any)"
+            f"{checkpoint.name} is a network of full size of {config.method.name}; here one of {', '.join(_SCHOOLS)} "
+            "is wanted (`training evaluate` scores any, `quantize full` makes files of any)"
         )
-    task = _TEACHERS[config.method.name](without_start(config))
-    load_exactly(task.module, checkpoint.tensors, what=str(path))
+    task = _SCHOOLS[config.method.name].teacher(without_start(config))
+    load_exactly(task.module, checkpoint.tensors, what=checkpoint.name)
     task.module.eval()
     return task, config
 
@@ -347,12 +348,13 @@ def load_task(path: Path) -> tuple[ScoringTask, TrainConfig]:
         CheckpointMismatchError: It is of no kind that is known.
         CheckpointError: The file is missing or damaged.
     """
-    if is_rounded(path):
-        rounded = load_rounded(path)
+    checkpoint = load_checkpoint(path)
+    if is_rounded(checkpoint):
+        rounded = load_rounded(checkpoint)
         return RoundedTask(rounded), rounded.config
-    if not is_student(load_checkpoint(path)):
-        return load_teacher(path)
-    student, config = load_trained(path)
+    if not is_student(checkpoint):
+        return load_teacher(checkpoint)
+    student, config = load_trained(checkpoint)
     task = (
         RgbdTask(config, student=student) if isinstance(student, RgbdStudent) else DistilTask(config, student=student)
     )

@@ -123,12 +123,11 @@ def read_calibration(path: Path) -> CalibrationFile:
         ) from error
 
 
-def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
+def config_of(checkpoint: Checkpoint) -> TrainConfig:
     """The configuration that a checkpoint carries.
 
     Args:
         checkpoint: As ``training.checkpoint.load_checkpoint`` returned it.
-        path: Its file, for messages.
 
     Raises:
         CheckpointMismatchError: It carries none, or one that is not understood.
@@ -138,7 +137,9 @@ def config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
     try:
         return msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
     except (KeyError, msgspec.MsgspecError) as error:
-        raise CheckpointMismatchError(f"{path} carries no configuration of a training run ({error})") from error
+        raise CheckpointMismatchError(
+            f"{checkpoint.name} carries no configuration of a training run ({error})"
+        ) from error
 
 
 def without_start(config: TrainConfig) -> TrainConfig:
@@ -148,9 +149,14 @@ def without_start(config: TrainConfig) -> TrainConfig:
     )
 
 
+def is_rounded(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is one of a student on its INT8 grid, see :mod:`quantize.rounded`."""
+    return "rounded" in checkpoint.metadata
+
+
 def is_student(checkpoint: Checkpoint) -> bool:
-    """Whether a checkpoint that is not rounded is one of a student, and not of a method of full size."""
-    return any(name.startswith(("filter.", "network.")) for name in checkpoint.tensors)
+    """Whether a checkpoint is one of a student that is not rounded, and not of a method of full size."""
+    return not is_rounded(checkpoint) and any(name.startswith(("filter.", "network.")) for name in checkpoint.tensors)
 
 
 def empty_student(config: TrainConfig) -> AnyStudent:
@@ -172,7 +178,7 @@ def empty_student(config: TrainConfig) -> AnyStudent:
         raise CheckpointMismatchError(f"the checkpoint is of no student: {error}") from error
 
 
-def load_trained(path: Path) -> tuple[AnyStudent, TrainConfig]:
+def load_trained(path: Checkpoint | Path) -> tuple[AnyStudent, TrainConfig]:
     """Load a trained student with the configuration that it was trained with.
 
     Args:
@@ -185,7 +191,7 @@ def load_trained(path: Path) -> tuple[AnyStudent, TrainConfig]:
     from training.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
+    config = config_of(checkpoint)
     return load_student(empty_student(config), checkpoint.tensors), config
 
 

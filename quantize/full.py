@@ -23,17 +23,16 @@ from torch import Tensor, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
-from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_student, without_start
+from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_rounded, is_student, without_start
 from quantize.files import complete_file
 from quantize.openvino_export import save_ir
-from quantize.openvino_int8 import CONVOLUTIONS
+from quantize.openvino_int8 import CONVOLUTIONS, quantized_by_nncf
 from quantize.pictures import feed, parts
-from quantize.rounded import is_rounded
 from quantize.students import Exportable
 from quantize.tflite_export import quiet_converter
 from quantize.tflite_int8 import open_interpreter
 from training.build import build_task
-from training.checkpoint import load_checkpoint, load_exactly
+from training.checkpoint import Checkpoint, load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.tasks import Batch, StepTask, as_step_task
 
@@ -145,7 +144,7 @@ def float_modules(model: FullNetwork, shown: UInt8Array) -> list[str]:
     return [name for name in convs if name in found]
 
 
-def load_full(path: Path) -> tuple[FullNetwork, TrainConfig]:
+def load_full(path: Checkpoint | Path) -> tuple[FullNetwork, TrainConfig]:
     """Load a trained method from its checkpoint.
 
     Args:
@@ -157,11 +156,11 @@ def load_full(path: Path) -> tuple[FullNetwork, TrainConfig]:
         StateMismatchError: Its tensors do not fit its configuration.
     """
     checkpoint = load_checkpoint(path)
-    if is_rounded(path) or is_student(checkpoint):
-        raise CheckpointMismatchError(f"{path} is a student; `python -m quantize run` makes artefacts of it")
-    config = config_of(checkpoint, path)
+    if is_rounded(checkpoint) or is_student(checkpoint):
+        raise CheckpointMismatchError(f"{checkpoint.name} is a student; `python -m quantize run` makes artefacts of it")
+    config = config_of(checkpoint)
     task = as_step_task(build_task(without_start(config)))
-    load_exactly(task.module, checkpoint.tensors, what=str(path))
+    load_exactly(task.module, checkpoint.tensors, what=checkpoint.name)
     return FullNetwork(task), config
 
 
@@ -202,27 +201,21 @@ def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:
 
     Ranges span all that was seen. By default they are means over the pictures, which cuts the rare large values off.
     """
-    import nncf
     import openvino
+    from nncf import IgnoredScope
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     network = openvino.Core().read_model(source)
-    result = nncf.quantize(
-        network,
-        nncf.Dataset([feed(part) for part in parts(calibration, 1)]),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(calibration),
-        ignored_scope=nncf.IgnoredScope(
-            names=float_convolutions(_openvino_operations(network)), types=_others(network), validate=False
-        ),
-        advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=OverflowFix.DISABLE,
-            disable_bias_correction=True,
-            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        ),
+    in_float = IgnoredScope(
+        names=float_convolutions(_openvino_operations(network)), types=_others(network), validate=False
     )
-    save_ir(result, target)
+    how = AdvancedQuantizationParameters(
+        overflow_fix=OverflowFix.DISABLE,
+        disable_bias_correction=True,
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+    )
+    save_ir(quantized_by_nncf(network, calibration, in_float, how), target)
 
 
 def _openvino_operations(network: Any) -> Iterator[Operation]:

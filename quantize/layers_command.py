@@ -59,8 +59,9 @@ def layers(
         raise CalibrationDataError(f"layers are compared on the dev split, got {dev_set.info.split!r}")
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-    student = is_student(load_checkpoint(checkpoint))
-    network, config = load_trained(checkpoint) if student else load_full(checkpoint)
+    read = load_checkpoint(checkpoint)
+    student = is_student(read)
+    network, config = load_trained(read) if student else load_full(read)
     spec = config.input.spec()
     depth = network.sees_depth if isinstance(network, FullNetwork) else isinstance(network, RgbdStudent)
     calibration = calibration_crops(usable_part(train_set, depth=depth), spec, crops, depth=depth)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from fasedge.types import UInt8Array
 from quantize.bake import with_code_convs
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.grid import grids
 from quantize.openvino_export import save_ir, to_openvino
+from quantize.pictures import feed, parts
 from quantize.students import ExportModel
 
 #: Types of convolutions in OpenVINO.
@@ -58,28 +58,49 @@ def quantize_with_nncf(model: ExportModel, crops: UInt8Array, path: Path, size_p
         CalibrationDataError: There are no crops.
         ConversionError: NNCF refused the network.
     """
-    import nncf
+    from nncf import IgnoredScope
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
     if len(crops) == 0:
         raise CalibrationDataError("quantize_with_nncf needs calibration crops, got none")
     network = to_openvino(model, size_px)
     convolutions = [op.get_friendly_name() for op in network.get_ordered_ops() if op.get_type_name() in CONVOLUTIONS]
+    in_float = IgnoredScope(names=convolutions[-1:])  # the head's filter
+    how = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
+    return save_ir(quantized_by_nncf(network, crops, in_float, how), path)
+
+
+def quantized_by_nncf(network: Any, calibration: UInt8Array, in_float: Any, how: Any) -> Any:
+    """Quantise a network of OpenVINO with NNCF's own ranges.
+
+    Args:
+        network: ``openvino.Model``.
+        calibration: Pictures that ranges are measured on, uint8 (n, S, S, C), C = 4 with depth.
+        in_float: ``nncf.IgnoredScope``, of what is left alone.
+        how: ``AdvancedQuantizationParameters``.
+
+    Returns:
+        ``openvino.Model``.
+
+    Raises:
+        ConversionError: NNCF refused the network.
+    """
+    import nncf
+
     previous = nncf.common.logging.logger.nncf_logger.level
     nncf.set_log_level(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = nncf.quantize(
+            return nncf.quantize(
                 network,
-                nncf.Dataset([np.ascontiguousarray(crops[i : i + 1]) for i in range(len(crops))]),
+                nncf.Dataset([feed(part) for part in parts(calibration, 1)]),
                 preset=nncf.QuantizationPreset.MIXED,
-                subset_size=len(crops),
-                ignored_scope=nncf.IgnoredScope(names=convolutions[-1:]),  # the head's filter
-                advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+                subset_size=len(calibration),
+                ignored_scope=in_float,
+                advanced_parameters=how,
             )
     except Exception as error:  # NNCF raises whatever its passes raise
         raise ConversionError(f"NNCF cannot quantise the network: {error}") from error
     finally:
         nncf.set_log_level(previous)
-    return save_ir(result, path)

@@ -155,7 +155,7 @@ def load_rgbd_teacher(path: Path) -> tuple[RgbdTeacher, TrainConfig]:
         CheckpointError: The file is missing or damaged.
     """
     checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
+    config = config_of(checkpoint)
     if config.method.name != METHOD:
         raise CheckpointMismatchError(
             f"{path} is a network of {config.method.name}; a student of colour and depth is taught by one of {METHOD}"

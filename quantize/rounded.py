@@ -22,7 +22,7 @@ from quantize.export import CalibrationFile, config_of, empty_student, read_cali
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
-from training.checkpoint import load_checkpoint, load_exactly, save_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, load_exactly, save_checkpoint
 from training.config import TrainConfig, check_config
 from training.errors import StateMismatchError
 
@@ -91,7 +91,7 @@ class Rounded:
         Raises:
             CheckpointError: The file is missing or damaged.
         """
-        wanted = config_of(load_checkpoint(student), student).input.crop_scale if crop_scale is None else crop_scale
+        wanted = config_of(load_checkpoint(student)).input.crop_scale if crop_scale is None else crop_scale
         same = self.config.input.crop_scale == wanted and self.info.steps == steps
         return same and self.info.parent_sha256 == sha256_of(student)
 
@@ -153,16 +153,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
     return info
 
 
-def is_rounded(path: Path) -> bool:
-    """Whether a checkpoint is a rounded student.
-
-    Raises:
-        CheckpointError: The file is missing or damaged.
-    """
-    return "rounded" in load_checkpoint(path).metadata
-
-
-def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
+def load_rounded(path: Checkpoint | Path, platt: Platt | None = None) -> Rounded:
     """Read a rounded student.
 
     Args:
@@ -174,12 +165,12 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
         CheckpointError: The file is missing or damaged.
     """
     checkpoint = load_checkpoint(path)
-    config = config_of(checkpoint, path)
+    config = config_of(checkpoint)
     try:
         info = msgspec.json.decode(json.dumps(checkpoint.metadata["rounded"]), type=RoundedInfo)
     except (KeyError, msgspec.MsgspecError) as error:
         raise CheckpointMismatchError(
-            f"{path} is no rounded student ({error}); make one with `python -m quantize round`"
+            f"{checkpoint.name} is no rounded student ({error}); make one with `python -m quantize round`"
         ) from error
     bare = empty_student(config).exported(platt or UNCALIBRATED, config.input.normalisation())
     grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
@@ -188,13 +179,13 @@ def load_rounded(path: Path, platt: Platt | None = None) -> Rounded:
     of_head = {name for name in tensors if name.startswith(_HEAD)}
     head = {name.removeprefix(_HEAD): tensors[name] for name in of_head}
     try:
-        load_exactly(grid.head, head, what=str(path))
+        load_exactly(grid.head, head, what=checkpoint.name)
     except StateMismatchError as error:
         raise CheckpointMismatchError(
-            f"the head in {path} does not fit ({error}); make it anew with `python -m quantize round`"
+            f"the head in {checkpoint.name} does not fit ({error}); make it anew with `python -m quantize round`"
         ) from error
     rest = {name: value for name, value in tensors.items() if name not in of_head}
-    load_exactly(grid.trunk, rest, what=str(path))
+    load_exactly(grid.trunk, rest, what=checkpoint.name)
     return Rounded(grid, config, info)
 
 

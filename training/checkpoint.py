@@ -32,10 +32,17 @@ class Checkpoint(NamedTuple):
     Attributes:
         tensors: Tensors by name, on the CPU.
         metadata: The JSON object that was saved with them.
+        path: File that it was read from; ``None`` for one that was made in memory.
     """
 
     tensors: dict[str, Tensor]
     metadata: dict[str, JsonValue]
+    path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return "the checkpoint" if self.path is None else str(self.path)
 
 
 def save_checkpoint(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, JsonValue]) -> None:
@@ -74,8 +81,8 @@ def save_checkpoint(path: Path | str, tensors: Mapping[str, Tensor], metadata: M
         ) from error
 
 
-def load_checkpoint(path: Path | str) -> Checkpoint:
-    """Read a checkpoint and verify its hash.
+def load_checkpoint(path: Checkpoint | Path | str) -> Checkpoint:
+    """Read a checkpoint and verify its hash; one that has been read already is given back as it is.
 
     Raises:
         CheckpointNotFoundError: There is no such file.
@@ -83,6 +90,8 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     """
     from safetensors import SafetensorError, safe_open
 
+    if isinstance(path, Checkpoint):
+        return path
     source = Path(path)
     if not source.is_file():
         raise CheckpointNotFoundError(f"expected a checkpoint at {source}, found no file; check the path")
@@ -106,7 +115,7 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
             f"expected the content of {source} to match the SHA-256 in its header, but it does not: the file is "
             "damaged; copy it again"
         )
-    return Checkpoint(tensors, metadata)
+    return Checkpoint(tensors, metadata, source)
 
 
 def _parse_header(text: str) -> dict[str, JsonValue]:
@@ -133,10 +142,8 @@ def load_into(module: nn.Module, checkpoint: Checkpoint | Path | str) -> dict[st
         CheckpointFormatError: The file is not a checkpoint of this project, or it is damaged.
         StateMismatchError: A name is missing or unknown, or a shape or type differs.
     """
-    what = "the checkpoint" if isinstance(checkpoint, Checkpoint) else str(checkpoint)
-    if not isinstance(checkpoint, Checkpoint):
-        checkpoint = load_checkpoint(checkpoint)
-    load_exactly(module, checkpoint.tensors, what=what)
+    checkpoint = load_checkpoint(checkpoint)
+    load_exactly(module, checkpoint.tensors, what=checkpoint.name)
     return checkpoint.metadata
 
 

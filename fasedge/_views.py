@@ -81,7 +81,7 @@ class Viewer:
         modalities: What the network looks at.
 
     Raises:
-        InputError: No such policy.
+        InputError: No such policy, or colour alone for a network that looks at nothing else.
         CardError: The network needs inputs that cannot be made, of several crops, or cannot judge colour alone.
     """
 
@@ -99,7 +99,12 @@ class Viewer:
         if len(crops) > 1:
             raise CardError(f"model {card.id!r} wants another crop of depth than of colour; this version makes one")
         self._spec: InputSpec = card.input_spec("rgb")
-        self._colour_alone = self.sees_depth and missing_depth == "rgb"
+        self._colour_alone = missing_depth == "rgb"
+        if self._colour_alone and not self.sees_depth:
+            raise InputError(
+                f"model {card.id!r} looks at colour alone, missing_depth='rgb' would change nothing; leave it out, or "
+                "choose a model that looks at depth"
+            )
         if self._colour_alone and _ALONE not in {o.name for o in card.outputs}:
             raise CardError(f"model {card.id!r} cannot judge colour alone: it has no output {_ALONE!r}")
 

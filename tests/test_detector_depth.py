@@ -171,6 +171,8 @@ def test_what_cannot_work_is_refused_at_construction():
         _detector(_answers(1), missing_depth="ignore")
     with pytest.raises(InputError, match="an own threshold fits one score"):
         _detector(_answers(1), missing_depth="rgb", threshold=0.5)
+    with pytest.raises(InputError, match="looks at colour alone"):
+        _detector(_answers(1), missing_depth="rgb", card=fake_card())
     joint_only = msgspec.structs.replace(_CARD, outputs=(OutputCard(name="score", shape=(1,), meaning="x"),))
     with pytest.raises(CardError, match="cannot judge colour alone"):
         _detector(_answers(1), missing_depth="rgb", card=joint_only)

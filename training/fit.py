@@ -26,7 +26,7 @@ from training.feeds import Feed, SetFeed, StreamFeed
 from training.fitted import fit_features, fitted_line
 from training.loop import Trainer
 from training.runlog import StepRecord
-from training.set_checks import Purpose, check_classes, check_depth, check_people, check_split
+from training.set_checks import Purpose, check_classes, check_depth, check_people, check_protocols, check_split
 from training.tasks import Needs, as_step_task
 
 
@@ -143,6 +143,7 @@ def open_sets(config: TrainConfig, places: Places) -> Sets:
     train = None if train is None else _checked("train", train, parts, config)
     dev = None if dev is None else _checked("dev", dev, parts, config)
     if train is not None and dev is not None:
+        check_protocols(train, dev)
         check_people({row.identity for row in train.table}, dev)
     return Sets(train, dev)
 

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from fasedge.faces import open_finder
 from training.data.align import RULES, CropRule
 from training.data.prepare_report import write_report
-from training.data.preparing import Progress, Request, check_recordings, check_result, prepare
+from training.data.preparing import Progress, Request, check_needs, check_recordings, check_result, prepare
 from training.data.protocols import DATASETS, SPLITS, Protocol, load_protocol
 from training.data.protocols.record import suggest
 from training.errors import ConfigError, DataError, ProtocolError
@@ -57,12 +57,13 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     problems = _problems_file(out)
     with _listing(problems):
         found = load_protocol(dataset, parse_roots(dataset, root), protocol, fold, partial=allow_partial)
-    console.print(counts_line(found), markup=False)
+    console.print(counts_line(found), markup=False, soft_wrap=True)
     for note in found.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if out is None or check_only:
         with _listing(problems):
-            _show(check_recordings([r for split in SPLITS for r in found.records.get(split, ())]))
+            check_needs(found, rule)
+            _show(check_recordings(found.all_records, depth=rule.depth))
         return
     opener = partial(open_finder, finder, threads=1)
     with opener() as probe:  # an engine that is missing is said now, not by each worker
@@ -73,7 +74,9 @@ def prepare_command(  # noqa: PLR0917 - typer passes by name
     write_report(request)
     check_result(request)
     console.print(
-        f"{out}: {', '.join(s for s in SPLITS if found.records.get(s))}; report: {out / 'report.md'}", markup=False
+        f"{out}: {', '.join(s for s in SPLITS if found.records.get(s))}; report: {out / 'report.md'}",
+        markup=False,
+        soft_wrap=True,
     )
 
 

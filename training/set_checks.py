@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from fasedge.types import Label
 from training.data.batches import usable
 from training.data.samples import SampleSet
+from training.data.titles import at_odds, title_of
 from training.errors import DataError
 
 #: What a set is for.
@@ -77,6 +78,16 @@ def check_people(train: Collection[str], dev: SampleSet) -> None:
         )
 
 
+def check_protocols(train: SampleSet, dev: SampleSet) -> None:
+    """Refuse a dev set of another protocol or fold of the data set that the network learns from.
+
+    Raises:
+        DataError: Names both.
+    """
+    if problem := at_odds({"the train set": title_of(train.info.origin), "the dev set": title_of(dev.info.origin)}):
+        raise DataError(f"{problem}; pass the train and the dev set of one preparation")
+
+
 def check_depth(name: Purpose, samples: SampleSet, *, depth: bool, targets: bool = False) -> None:
     """Refuse a set without depth where depth is needed, and say what it is needed for.
 
@@ -99,6 +110,12 @@ def check_depth(name: Purpose, samples: SampleSet, *, depth: bool, targets: bool
             f"the network learns to predict measured depth, but the {name} set has none; take targets that need none "
             '(in [method]: options.depth_target = "ellipsoid", or "rendered" for maps in SET/relief), or make the set '
             "with `simulate --depth`"
+        )
+    if targets and not samples.has_distances:
+        raise DataError(
+            f"the network learns to predict measured depth, but that of the {name} set is normalised over each face "
+            'and has no unit; take targets that need none (in [method]: options.depth_target = "ellipsoid"), or '
+            "prepare the raw recordings"
         )
 
 

@@ -281,6 +281,43 @@ def test_sets_of_different_modality_size_or_crops_are_refused(folder: Path, tmp_
     refused(folder, tmp_path, r"different rules \(dev rfmeta, test a-deeppixbis\)", dev=other)
 
 
+def test_two_protocols_or_folds_of_one_data_set_are_refused_unless_allowed(folder: Path, tmp_path: Path) -> None:
+    """Folds of OULU-NPU share no people between train and test: nothing else would notice."""
+
+    def origin(title: str) -> str:
+        return f"{title}; a-deeppixbis; 00000000"
+
+    first, second = origin("oulu_npu 3, fold 1"), origin("oulu_npu 3, fold 2")
+    dev, test = (drawn_set(split, origin=first) for split in ("dev", "test"))
+    sets = {s.info.split: write_set(tmp_path / s.info.split, s) for s in (dev, test)}
+    run = untrained_run(tmp_path / "run", "a-deeppixbis")
+    one = Pair(run, sets["dev"], sets["test"])
+    (run / "run.json").write_text(json.dumps({"train": {"origin": second}}))
+    told = "different protocols of oulu_npu .the training is oulu_npu 3, fold 2, dev is oulu_npu 3, fold 1"
+    with pytest.raises(DataError, match=f"{told}.*--allow other-protocol"):
+        evaluate_runs([one], tmp_path / "out", QUICK)
+    allowing = Options(resamples=0, plots=False, device="cpu", allow=(Override.OTHER_PROTOCOL,))
+    (result,) = evaluate_runs([one], tmp_path / "out", allowing).runs
+    assert "fold 2" in result.overrides["other-protocol"]
+    assert "- trained on: oulu_npu 3, fold 2" in (tmp_path / "out" / "report.md").read_text()
+    refused(folder, tmp_path / "more", "different protocols", dev=drawn_set("dev", origin=first),
+            test=drawn_set("test", origin=second))  # fmt: skip
+    # Simulated training, another data set and folders of one's own are no problem.
+    for title in ("", origin("replay_mobile grandtest"), origin("generic indoors")):
+        (run / "run.json").write_text(json.dumps({"train": {"origin": title}}))
+        evaluate_runs([one], tmp_path / "again", QUICK)
+
+
+def test_runs_on_different_protocols_have_no_mean(folder: Path, tmp_path: Path) -> None:
+    pairs = []
+    for place, title in enumerate(("oulu_npu 1", "oulu_npu 2")):
+        sets = (drawn_set(split, origin=f"{title}; rule; 0") for split in ("dev", "test"))
+        dev, test = (write_set(tmp_path / f"{place}{s.info.split}", s) for s in sets)
+        pairs.append(Pair(folder / "a-deeppixbis", dev, test))
+    with pytest.raises(ConfigError, match="of one protocol, but these are tested on oulu_npu 1; oulu_npu 2"):
+        evaluate_runs(pairs, tmp_path / "out", QUICK)
+
+
 def test_people_in_both_sets_are_refused_unless_allowed_and_then_recorded(folder: Path, tmp_path: Path) -> None:
     test = drawn_set("test", depth=True)
     rows = [msgspec.structs.replace(row, identity=row.identity.replace("test", "dev")) for row in test.table]

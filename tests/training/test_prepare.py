@@ -417,6 +417,34 @@ def test_check_only_opens_every_recording(tree: Tree, capsys: pytest.CaptureFixt
     assert list(check_recordings(list(found.records["train"])))[-1].done == 6
 
 
+def test_check_only_looks_for_what_the_method_needs(tree: Tree) -> None:
+    with pytest.raises(DataError, match="cmfl needs depth, but 18 of 18 recordings have none"):
+        program.prepare_command("generic", [str(tree.root)], method="cmfl", check_only=True)
+
+
+def test_depth_that_cannot_be_used_is_named_before_the_work(tmp_path: Path) -> None:
+    """Each of these would cost the recording, after all faces have been looked for."""
+    clip, maps = write_video(tmp_path / "clip.avi"), tmp_path / "clip_depth.npy"
+    both = record(clip, depth=maps)
+
+    def problem(content: bytes | np.ndarray) -> str:
+        maps.write_bytes(content) if isinstance(content, bytes) else np.save(maps, content)
+        try:
+            return "" if list(check_recordings([both], depth=True)) else "nothing done"
+        except ProtocolError as error:
+            return str(error)
+
+    good = np.full((FRAMES, HEIGHT, WIDTH), 700, np.uint16)
+    assert problem(good) == ""
+    assert f"has {FRAMES - 1} maps" in problem(good[1:])
+    assert "must be uint16" in problem(good.astype(np.float32))
+    assert "depth" in problem(good[:, ::2])
+    said = problem(maps.read_bytes()[:300])
+    assert "not a .npy file of depth maps, or cut off" in said
+    assert "pickle" not in said
+    assert list(check_recordings([both]))[-1].done == 1  # colour alone is fine
+
+
 @pytest.mark.parametrize(
     ("dataset", "roots", "message"),
     [

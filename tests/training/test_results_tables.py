@@ -11,6 +11,7 @@ import pytest
 
 from tests.training.fixtures.toy_sets import toy_row
 from training.__main__ import main
+from training.data.titles import Title
 from training.errors import ConfigError, DataError
 from training.evaluation.document import Document, RunRecord, RunResult, SetRecord, read_document
 from training.evaluation.measure import measure_levels, summarise
@@ -31,7 +32,9 @@ def scores(split: str, passing: int) -> ScoreTable:
     return ScoreTable(rows, split, {"map": np.array(found)})
 
 
-def document(title: str, passing: int, *, seed: int = 1, dev: str | None = None, method: str = "ours") -> Document:
+def document(
+    title: str, passing: int, *, seed: int = 1, dev: str | None = None, train: str | None = None, method: str = "ours"
+) -> Document:
     """A run with ``passing`` of ten attacks accepted at the EER threshold of a dev set without errors."""
 
     def record(split: str, name: str) -> SetRecord:
@@ -39,7 +42,7 @@ def document(title: str, passing: int, *, seed: int = 1, dev: str | None = None,
                          depth=False, dropped={})  # fmt: skip
 
     run = RunRecord(folder="run", checkpoint="best", epoch=1, method=method, profile="default", width=1, seed=seed,
-                    parameters=1)  # fmt: skip
+                    parameters=1, trained_on=title if train is None else train)  # fmt: skip
     levels = measure_levels(scores("dev", 0), scores("test", passing), fixed=0.5, resamples=0)
     result = RunResult(name="", run=run, dev=record("dev", title if dev is None else dev), test=record("test", title),
                        primary="map", overrides={}, levels=levels)  # fmt: skip
@@ -141,11 +144,15 @@ def test_our_numbers_stand_in_the_columns_of_their_protocols() -> None:
 def test_simulated_sets_and_foreign_thresholds_are_in_no_table() -> None:
     simulated = document("", 1)
     foreign = document("oulu_npu 1", 1, dev="replay_mobile grandtest")
-    assert placed(simulated.runs[0]) is None
-    assert placed(foreign.runs[0]) is None
-    text = render_tables([("", simulated), ("", foreign)])
+    trained = [document("oulu_npu 3, fold 1", 1, train=name) for name in ("oulu_npu 3, fold 2", "simulated", "")]
+    partial = document("oulu_npu 1, incomplete", 1)
+    others = [simulated, foreign, *trained, partial]
+    assert [placed(other.runs[0]) for other in others] == [None] * len(others)
+    assert placed(document("oulu_npu 3, fold 1", 1).runs[0]) == Title("oulu_npu", "3", 1)
+    text = render_tables([("", other) for other in others])
     assert "**ours" not in text
-    assert text.count("tested on") >= 2
+    assert text.count(", tested on ") == len(others)
+    assert "trained on oulu_npu 3, fold 2, tested on oulu_npu 3, fold 1" in text
     assert "## Not in these tables" in text
 
 

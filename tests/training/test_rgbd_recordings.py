@@ -116,7 +116,7 @@ def test_raw_wmca_becomes_sets_with_measured_depth_and_trains_cmfl(
 ) -> None:
     tree = recordings.wmca(tmp_path / "wmca", content=True, videos=2)
     prepare(monkeypatch, "wmca", tree.root, tmp_path / "sets", "--allow-partial")
-    assert "wmca grandtest: train 2 + 12, dev 2 + 12, test 2 + 14" in capsys.readouterr().out
+    assert "wmca grandtest, incomplete: train 2 + 12, dev 2 + 12, test 2 + 14" in capsys.readouterr().out
     for split, species in (("train", GRANDTEST), ("dev", GRANDTEST), ("test", (*GRANDTEST, "papermask"))):
         samples = SampleSet.load(tmp_path / "sets" / split)
         assert videos(samples) == dict.fromkeys(species, 2)
@@ -145,6 +145,22 @@ def test_preprocessed_wmca_without_one_attack_is_taken_as_it_is_and_trains_cmfl(
             wanted = np.array([0, 0, *range(2, 224)]) if label else np.full(224, 127)
             np.testing.assert_array_equal(depth, np.broadcast_to(wanted, (224, 224)))
     fit(monkeypatch, tmp_path / "sets", tmp_path / "run")
+
+
+def test_normalised_depth_is_no_target_of_networks_that_predict_distances(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = recordings.wmca(tmp_path / "wmca", raw=False, content=True, videos=2)
+    prepare(monkeypatch, "wmca", tree.root, tmp_path / "sets", "--allow-partial")
+    samples = SampleSet.load(tmp_path / "sets" / "train")
+    assert (samples.has_depth, samples.has_distances, samples.info.depth_unit) == (True, False, "bytes")
+    config = tmp_path / "cdcn.toml"
+    config.write_text('[input]\nsize_px = 64\n[method]\nname = "cdcn"\noptions = { depth_target = "sensor" }\n')
+    sets = ("--train", tmp_path / "sets" / "train", "--dev", tmp_path / "sets" / "dev")
+    capsys.readouterr()
+    assert run(monkeypatch, "fit", config, *sets, "--out", tmp_path / "run") == 3
+    assert "is normalised over each face and has no unit" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("protocol", ["grand_test-curated", "LOO_Print"])

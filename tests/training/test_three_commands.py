@@ -94,7 +94,7 @@ def test_three_commands_lead_from_oulu_npu_to_an_evaluated_model(
         assert samples.picture(0).shape == (side, side, 3)
 
     (found,) = read_document(out / "test").runs
-    assert (found.test.title, found.test.n_videos, found.dev.n_videos) == ("oulu_npu 1", 10, 20)
+    assert (found.test.title, found.test.n_videos, found.dev.n_videos) == ("oulu_npu 1, incomplete", 10, 20)
     video, frame = found.levels["video"]["map"], found.levels["frame"]["map"]
     assert (video.n_bona_fide, video.n_attack, video.n_subjects) == (2, {"print": 4, "replay": 4}, 2)
     assert (frame.n_bona_fide, frame.n_attack) == (2 * FRAMES, {"print": 4 * FRAMES, "replay": 4 * FRAMES})

@@ -333,6 +333,10 @@ class DepthTargets:
         """
         if self.names[0] == "rendered" and not self.measured and not samples.has_rendered:
             raise DataError("depth_target is 'rendered', but the set has no folder 'relief'; see training.data.relief")
+        if self.measured and samples.has_depth and not samples.has_distances:
+            raise DataError(
+                "depth_target is 'sensor', but the set's depth is normalised over each face: it has no unit"
+            )
         chosen = [Box(*samples.table[i].box_xyxy) for i in indices] if boxes is None else list(boxes)
         if len(chosen) != len(indices):
             raise DataError(f"expected one box for each of {len(indices)} samples, got {len(chosen)}")

@@ -37,6 +37,7 @@ def joined(parts: Sequence[SampleSet]) -> SampleSet:
         ("origin, simulated or recorded", {info.origin for info in infos}),
         ("side of the pictures", {part.arrays().pictures.shape[1] for part in parts}),
         ("answer to whether there is depth", {part.has_depth for part in parts}),
+        ("unit of depth", {info.depth_unit for info in infos}),
     ):
         if len(values) > 1:
             raise DataError(f"sets that are joined need one {what}, got {sorted(values)}")

@@ -12,9 +12,10 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -67,7 +68,7 @@ class Request:
     @property
     def records(self) -> list[Record]:
         """All presentations, train first."""
-        return [record for split in SPLITS for record in self.protocol.records.get(split, ())]
+        return self.protocol.all_records
 
     def claim(self) -> dict[str, object]:
         """What the folder is made from: another one in the same place is refused."""
@@ -98,8 +99,13 @@ class Progress:
     total: int
 
 
-def check_recordings(records: list[Record], *, threads: int = 8) -> Iterator[Progress]:
-    """Open every recording and decode its first frame, before hours are spent.
+def check_recordings(records: Sequence[Record], *, depth: bool = False, threads: int = 8) -> Iterator[Progress]:
+    """Open every recording and decode a frame, before hours are spent.
+
+    Args:
+        records: The recordings.
+        depth: Whether their depth will be needed.
+        threads: How many are opened at once.
 
     Yields:
         Progress.
@@ -109,7 +115,7 @@ def check_recordings(records: list[Record], *, threads: int = 8) -> Iterator[Pro
     """
     problems = []
     with ThreadPoolExecutor(threads) as pool:
-        for done, problem in enumerate(pool.map(check_readable, records), 1):
+        for done, problem in enumerate(pool.map(partial(check_readable, depth=depth), records), 1):
             if problem:
                 problems.append(problem)
             yield Progress("checking recordings", done, len(records))
@@ -135,11 +141,10 @@ def prepare(request: Request, *, check: bool = True) -> Iterator[Progress]:
     out = request.out
     fresh = _check_claim(request)
     if fresh:
-        _check_depth(request)
-        _check_surrounding(request)
+        check_needs(request.protocol, request.rule)
         _check_room(request)
         if check:
-            yield from check_recordings(request.records)
+            yield from check_recordings(request.records, depth=request.rule.depth)
     with written(out):
         parts = out / PARTS
         parts.mkdir(parents=True, exist_ok=True)
@@ -179,25 +184,26 @@ def _check_claim(request: Request) -> bool:
     return False
 
 
-def _check_depth(request: Request) -> None:
-    """Refuse recordings without depth for a method that needs it."""
-    without = [str(r.rgb) for r in request.records if r.depth is None] if request.rule.depth else []
+def check_needs(protocol: Protocol, rule: CropRule) -> None:
+    """Refuse recordings without depth for a method that needs it, and face crops where more than the crop is wanted.
+
+    Raises:
+        ProtocolError: Names such recordings.
+    """
+    records = protocol.all_records
+    without = [str(r.rgb) for r in records if r.depth is None] if rule.depth else []
     if without:
-        method, total = request.rule.method, len(request.records)
-        problem = f"{method} needs depth, but {len(without)} of {total} recordings have none: {listed(without)}"
-        raise ProtocolError(request.protocol.title, [problem])
-
-
-def _check_surrounding(request: Request) -> None:
-    """Refuse recordings of crops where more than the crop is wanted."""
-    crops = [str(r.rgb) for r in request.records if r.reader == "bob_hdf5"] if request.rule.shown is not None else []
+        problem = (
+            f"{rule.method} needs depth, but {len(without)} of {len(records)} recordings have none: {listed(without)}"
+        )
+        raise ProtocolError(protocol.title, [problem])
+    crops = [str(r.rgb) for r in records if r.reader == "bob_hdf5"] if rule.shown is not None else []
     if crops:
         problem = (
-            f"--scale asks for {request.rule.shown:g} face boxes, but {len(crops)} of {len(request.records)} "
-            f"recordings hold face crops, which show nothing beyond: {listed(crops)}; use the raw recordings, or leave "
-            "--scale out"
+            f"--scale asks for {rule.shown:g} face boxes, but {len(crops)} of {len(records)} recordings hold face "
+            f"crops, which show nothing beyond: {listed(crops)}; use the raw recordings, or leave --scale out"
         )
-        raise ProtocolError(request.protocol.title, [problem])
+        raise ProtocolError(protocol.title, [problem])
 
 
 def _check_room(request: Request) -> None:
@@ -257,6 +263,8 @@ def _collect(finished: set[Future[None]]) -> int:
 def _info(request: Request, split: str, n: int) -> SetInfo:
     rule = request.rule
     info = SetInfo(split=split, seed=0, n=n, depth=rule.depth, picture_px=rule.picture_px, origin=request.origin())
+    if rule.depth and any(r.reader == "bob_hdf5" for r in request.records):
+        info = msgspec.structs.replace(info, depth_unit="bytes")
     return info if rule.shown is None else msgspec.structs.replace(info, canvas_scale=rule.shown)
 
 

@@ -52,10 +52,10 @@ def evenly(total: int, wanted: int) -> list[int]:
     return [int((i + 0.5) * total / wanted) for i in range(wanted)]
 
 
-def check_readable(record: Record) -> str:
-    """Open a presentation and decode its first frame; say what is wrong, or nothing."""
+def check_readable(record: Record, *, depth: bool = False) -> str:
+    """Open a presentation and decode a frame, with its depth if wanted; say what is wrong, or nothing."""
     try:
-        first = next(read_frames(record, 1, depth=False), None)
+        first = next(read_frames(record, 1, depth=depth), None)
     except (SourceError, DataError) as error:
         return str(error)
     if first is None:
@@ -134,7 +134,8 @@ def _depth_of_video(path: Path) -> NDArray[np.uint16]:
     try:
         maps = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a .npy file of depth maps ({error})") from error
+        # NumPy's own words advise to load Python objects, which could run code.
+        raise DataError(f"{path}: not a .npy file of depth maps, or cut off; write one with numpy.save") from error
     if maps.dtype != np.uint16 or maps.ndim != 3:
         raise DataError(
             f"{path}: depth of a video must be uint16 (frames, height, width), got {maps.dtype} {maps.shape}"
@@ -215,11 +216,19 @@ def _wmca(record: Record, file: Any, wanted: int, depth: bool) -> Iterator[Picke
         bgr = np.asarray(rgb[index], np.uint8)
         registered = None
         if maps is not None and warp is not None:
-            source = np.asarray(maps[_partner(rgb, maps, index)], np.uint16)
+            source = _millimetres(np.asarray(maps[_partner(rgb, maps, index)], np.uint16))
             # Nearest neighbour: a mean of face and wall is a distance where nothing is.
             size = (bgr.shape[1], bgr.shape[0])
             registered = np.asarray(cv2.warpPerspective(source, warp, size, flags=cv2.INTER_NEAREST), np.uint16)
         yield _picked(record, index, bgr, registered)
+
+
+def _millimetres(depth: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Depth of an Intel SR300, which counts in eighths of a millimetre; 0 stays 0.
+
+    Source: librealsense, depth scale 0.000125 m of the SR300. WMCA's useful range of 2000 to 4000 is 250 to 500 mm.
+    """
+    return ((depth.astype(np.uint32) + 4) // 8).astype(np.uint16)
 
 
 def _warp_of_day(tags: dict[str, str]) -> NDArray[np.float64]:

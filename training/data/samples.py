@@ -225,6 +225,11 @@ class SampleSet:
         """Whether every sample has a depth map."""
         return self._depth_mm is not None
 
+    @property
+    def has_distances(self) -> bool:
+        """Whether every sample has a depth map in millimetres, and not one that somebody has normalised."""
+        return self.has_depth and self.info.depth_unit == "mm"
+
     def depth_mm(self, index: int) -> UInt16Array:
         """The depth map of a sample: uint16 (P, P), millimetres, 0 where nothing returns.
 

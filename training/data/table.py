@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -59,6 +60,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
             ones, whose pictures are the crops themselves unless they were prepared with ``--scale``.
         origin: What recordings were prepared, and how; empty for simulated samples.
         chosen: Which samples of a larger set these are, e.g. ``without species=mask``; empty for whole sets.
+        depth_unit: ``mm``, or ``bytes``: normalised over each face by whoever prepared the recordings, without a unit.
     """
 
     split: str
@@ -71,6 +73,7 @@ class SetInfo(msgspec.Struct, frozen=True, kw_only=True):
     canvas_scale: float = 2.0
     origin: str = ""
     chosen: str = ""
+    depth_unit: Literal["mm", "bytes"] = "mm"
 
 
 def check_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from training.data.parts import Dropped
 from training.data.preparing import DROPPED
 from training.data.protocols.record import BONA_FIDE
 from training.data.samples import SampleSet
+from training.data.titles import at_odds, title_of
 from training.errors import DataError
 from training.evaluation.document import SetRecord
 from training.evaluation.tables import has_videos, video_of
@@ -27,6 +28,7 @@ class Override(enum.StrEnum):
 
     SHARED_SUBJECTS = "shared-subjects"
     OTHER_CROPS = "other-crops"
+    OTHER_PROTOCOL = "other-protocol"
 
 
 def check_sets(
@@ -54,8 +56,8 @@ def check_sets(
 
     Raises:
         DataError: Another split, a class or species that is missing, no depth where it is needed, pictures of different
-            size; or crops of different rules, or people in both sets or in one and in the training, unless that is
-            allowed.
+            size; or crops of different rules, different protocols of one data set, or people in both sets or in one and
+            in the training, unless that is allowed.
     """
     for record, samples in (dev, test):
         _check_one(record, samples, needs)
@@ -63,6 +65,8 @@ def check_sets(
     found: dict[Override, str] = {}
     if problem := _crops(dev, test, trained_on or {}):
         found[Override.OTHER_CROPS] = problem
+    if problem := _protocols(dev[0], test[0], trained_on or {}):
+        found[Override.OTHER_PROTOCOL] = problem
     problems = [_shared(dev[1], test[1]), *(_learnt(record.split, samples, people) for record, samples in (test, dev))]
     if problem := "; ".join(problem for problem in problems if problem):
         found[Override.SHARED_SUBJECTS] = problem
@@ -155,6 +159,13 @@ def _crops(
         told = ", ".join(f"{name} {rule}" for name, rule in rules.items() if rule)
         return f"faces were cut out by different rules ({told}); prepare all sets with one --method"
     return ""
+
+
+def _protocols(dev: SetRecord, test: SetRecord, trained_on: Mapping[str, Mapping[str, JsonValue]]) -> str:
+    """Whether one data set is used by two protocols or folds; empty if not."""
+    uses = {"train": "the training", "dev": "the dev set of the training"}
+    titles = {uses[name]: title_of(str(about.get("origin") or "")) for name, about in trained_on.items()}
+    return at_odds({**titles, "dev": dev.title, "test": test.title})
 
 
 def _shared(dev: SampleSet, test: SampleSet) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from training.data.titles import title_of
 from training.errors import DataError
 
 FORMAT = "fasedge-evaluation-1"
@@ -151,7 +152,7 @@ class SetRecord(_Part, frozen=True):
     @property
     def title(self) -> str:
         """Data set and protocol: ``oulu_npu 3, fold 2``; ``simulated`` where nothing was recorded."""
-        return self.origin.split("; ", maxsplit=1)[0] if self.origin else "simulated"
+        return title_of(self.origin)
 
     @property
     def rule(self) -> str:
@@ -175,6 +176,7 @@ class RunRecord(_Part, frozen=True):
         commit: Of the code that trained it; empty if unknown.
         trunk_weights: What its trunk started from; empty if unknown.
         people: How many people it was trained on; 0 if unknown, and nobody could look for them in dev and test.
+        trained_on: Data set and protocol that it was trained on, ``simulated``, or empty if unknown.
     """
 
     folder: str
@@ -188,6 +190,7 @@ class RunRecord(_Part, frozen=True):
     commit: str = ""
     trunk_weights: str = ""
     people: int = 0
+    trained_on: str = ""
 
     @property
     def network(self) -> str:

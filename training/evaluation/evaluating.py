@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +14,7 @@ from fasedge import metrics
 from training.data.batches import check_crops
 from training.data.samples import SampleSet
 from training.data.subsets import Part, check_known, only, parse, without
+from training.data.titles import parse_title
 from training.distributed import choose_device
 from training.errors import ConfigError, DataError
 from training.evaluation.checks import Override, check_sets, describe_set
@@ -135,12 +136,7 @@ def evaluate_runs(
         DataError: A file cannot be written.
     """
     chosen = options or Options()
-    networks = sorted({_open(pair, chosen).run.record.network for pair in pairs})
-    if len(networks) > 1:
-        raise ConfigError(
-            f"the mean over runs is that of seeds or folds of one network, but these runs are of {len(networks)}: "
-            f"{'; '.join(networks)}; evaluate each by itself"
-        )
+    _check_alike([_open(pair, chosen) for pair in pairs])
     names = _names(pairs)
     results = []
     try:
@@ -153,6 +149,23 @@ def evaluate_runs(
     except OSError as error:
         raise DataError(f"{out}: the evaluation cannot be written ({error.strerror or error})") from error
     return document
+
+
+def _check_alike(opened: Sequence[_Opened]) -> None:
+    """Refuse a mean over runs that are not seeds or folds of one thing."""
+    networks = sorted({one.run.record.network for one in opened})
+    if len(networks) > 1:
+        raise ConfigError(
+            f"the mean over runs is that of seeds or folds of one network, but these runs are of {len(networks)}: "
+            f"{'; '.join(networks)}; evaluate each by itself"
+        )
+    titles = [(one.test[0].title, parse_title(one.test[0].title)) for one in opened]
+    tested = sorted({text if title is None else str(replace(title, fold=None)) for text, title in titles})
+    if len(tested) > 1:
+        raise ConfigError(
+            f"the mean over runs is that of seeds or folds of one protocol, but these are tested on "
+            f"{'; '.join(tested)}; evaluate each by itself"
+        )
 
 
 def _names(pairs: Sequence[Pair]) -> list[str]:

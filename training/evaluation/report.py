@@ -69,6 +69,7 @@ def _about(run: RunResult) -> str:
         f"- run: `{r.folder}`, {r.method} (profile {r.profile}, width {r.width:g}, seed {r.seed}, {r.parameters:,} "
         f"parameters), checkpoint `{r.checkpoint}` of epoch {r.epoch}",
         *([f"- trunk started from: {r.trunk_weights}"] if r.trunk_weights else []),
+        *([f"- trained on: {r.trained_on}"] if r.trained_on else []),
         f"- dev: {_set(run.dev)}",
         f"- test: {_set(run.test)}",
     ]

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from training.data.protocols import domains
+from training.data.titles import Title, parse_title
 from training.errors import ConfigError, ProtocolError
 from training.evaluation.document import Document, Mean, Measures, RunResult
 from training.evaluation.measure import mean_of
 from training.evaluation.published import LAYOUTS, Layout, PublishedRow
 from training.evaluation.report import table
 
+_ELSEWHERE = "Simulated or incomplete sets, other protocols, or training or thresholds from elsewhere:"
 Std = Literal["population", "sample"]
 #: Folds of a protocol of OULU-NPU that has some.
 _FOLDS = 6
-_TITLE = re.compile(r"(?P<dataset>\w+) (?P<protocol>[^,]+?)(?:, fold (?P<fold>\d+))?")
 _BOTH = {"oulu_npu:1->replay_mobile:grandtest": "OULU->RM", "replay_mobile:grandtest->oulu_npu:1": "RM->OULU"}
-
-
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Which presentations a run was tested on.
-
-    Attributes:
-        dataset: Name of the data set, or ``domains``.
-        protocol: Its protocol, or the task of ``domains``.
-        fold: From 1; ``None`` where there are none.
-    """
-
-    dataset: str
-    protocol: str
-    fold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +40,18 @@ class Entry:
     values: tuple[float, ...]
 
 
-def placed(run: RunResult) -> Where | None:
+def placed(run: RunResult) -> Title | None:
     """Where a run's test set belongs; ``None`` for simulated samples and others that have no protocol.
 
-    Dev and test must be of the same protocol, and whole: a threshold from elsewhere, or rates on a part, belong into no
-    published table.
+    Training, dev and test must be of the same protocol and fold, and whole: what has seen other recordings, a threshold
+    from elsewhere, and rates on a part belong into no published table.
     """
-    if run.dev.chosen or run.test.chosen:
+    title = parse_title(run.test.title)
+    if title is None or title.incomplete or run.dev.chosen or run.test.chosen:
         return None
-    match = _TITLE.fullmatch(run.test.title)
-    if match is None or run.dev.title != run.test.title:
+    if {run.run.trained_on, run.dev.title} != {run.test.title}:
         return None
-    protocol = _usual(match["protocol"]) if match["dataset"] == domains.NAME else match["protocol"]
-    return Where(match["dataset"], protocol, int(match["fold"]) if match["fold"] else None)
+    return replace(title, protocol=_usual(title.protocol)) if title.dataset == domains.NAME else title
 
 
 def _usual(task: str) -> str:
@@ -144,9 +128,19 @@ def _preface(std: Std) -> str:
 def _left_over(runs: Sequence[RunResult]) -> str:
     if not runs:
         return ""
-    lines = [f"- `{run.run.folder}`, {run.run.method}, tested on {run.test.title} ({run.test.folder})" for run in runs]
+    lines = [
+        f"- `{run.run.folder}`, {run.run.method}, trained on {run.run.trained_on or 'what it does not say'}, tested on "
+        f"{run.test.title} ({run.test.folder})"
+        for run in runs
+    ]
     return "\n".join(
-        ["## Not in these tables", "", "Simulated sets, other protocols, or another threshold's data set:", "", *lines]
+        [
+            "## Not in these tables",
+            "",
+            _ELSEWHERE,
+            "",
+            *lines,
+        ]
     )
 
 
@@ -227,7 +221,7 @@ def _oulu(label: str, run: RunResult) -> Iterable[Entry]:
 
 
 def _replay_mobile(label: str, run: RunResult) -> Iterable[Entry]:
-    if placed(run) != Where("replay_mobile", "grandtest"):
+    if placed(run) != Title("replay_mobile", "grandtest"):
         return
     for row, measures in _scores(label, run):
         yield Entry("", row, "EER", None, (measures.dev_eer,))
@@ -237,7 +231,7 @@ def _replay_mobile(label: str, run: RunResult) -> Iterable[Entry]:
 
 def _inter(label: str, run: RunResult) -> Iterable[Entry]:
     where = placed(run)
-    own = {Where("oulu_npu", "1"): "OULU->OULU", Where("replay_mobile", "grandtest"): "RM->RM"}
+    own = {Title("oulu_npu", "1"): "OULU->OULU", Title("replay_mobile", "grandtest"): "RM->RM"}
     if where is None:
         return
     column = _BOTH.get(where.protocol) if where.dataset == "domains" else own.get(where)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from training.build import FITTED, build_fitted, build_task
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, load_exactly, restore
 from training.config import TrainConfig, check_config
+from training.data.titles import title_of
 from training.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from training.evaluation.document import RunRecord
 from training.loop import BEST, LAST
@@ -179,6 +180,10 @@ def _sets(record: Mapping[str, JsonValue]) -> dict[str, Mapping[str, JsonValue]]
     return {name: value for name, value in named.items() if isinstance(value, Mapping)}
 
 
+def _titles(sets: Mapping[str, Mapping[str, JsonValue]]) -> dict[str, str]:
+    return {name: title_of(str(described["origin"])) for name, described in sets.items() if "origin" in described}
+
+
 def _people(record: Mapping[str, JsonValue]) -> frozenset[str]:
     found = record.get("people")
     return frozenset(str(one) for one in found) if isinstance(found, list) else frozenset()
@@ -204,4 +209,5 @@ def _record(  # noqa: PLR0917 - private
         commit=str(record.get("commit") or ""),
         trunk_weights=str(record.get("trunk_weights") or ""),
         people=len(_people(record)),
+        trained_on=_titles(_sets(record)).get("train", ""),
     )

@@ -111,6 +111,7 @@ def load(roots: Mapping[str, Path], protocol: str, fold: int | None = None, *, p
     problems.stop()
     records: dict[Split, list[Record]] = {split: [] for split in SPLITS}
     notes: list[str] = []
+    incomplete = False
     for part in (*sources, target):
         try:
             found = _load_part(part, places[part.dataset], target=part is target, partial=partial)
@@ -120,8 +121,9 @@ def load(roots: Mapping[str, Path], protocol: str, fold: int | None = None, *, p
         for split in SPLITS:
             records[split] += found.records[split]
         notes += [f"{part.dataset}: {note}" for note in found.notes]
+        incomplete |= found.incomplete
     # Names of people are unique within a data set, and data sets come once; a whole target crosses its own splits.
-    joined = Protocol(NAME, protocol, None, {s: tuple(r) for s, r in records.items()}, tuple(notes))
+    joined = Protocol(NAME, protocol, None, {s: tuple(r) for s, r in records.items()}, tuple(notes), incomplete)
     return finish(problems, joined)
 
 

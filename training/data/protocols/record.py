@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, get_args
 
 from fasedge.types import Label
 from training.data.manifest import Split
+from training.data.titles import Title
 from training.errors import ProtocolError
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -77,6 +78,7 @@ class Protocol:
         fold: Fold, from 1, or ``None`` where there are none.
         records: Presentations per split, in a stable order; a split may be empty.
         notes: What a reader of results must know: custom splits, unverified counts, missing files that were let pass.
+        incomplete: Missing files or wrong counts were let pass.
     """
 
     dataset: str
@@ -84,11 +86,17 @@ class Protocol:
     fold: int | None
     records: Mapping[Split, tuple[Record, ...]]
     notes: tuple[str, ...] = ()
+    incomplete: bool = False
 
     @property
     def title(self) -> str:
         """``oulu_npu 3, fold 2``."""
-        return f"{self.dataset} {self.name}" + (f", fold {self.fold}" if self.fold is not None else "")
+        return str(Title(self.dataset, self.name, self.fold, self.incomplete))
+
+    @property
+    def all_records(self) -> list[Record]:
+        """Presentations of all splits, train first."""
+        return [record for split in SPLITS for record in self.records.get(split, ())]
 
     def counts(self) -> dict[Split, dict[str, int]]:
         """Presentations per split: ``bona_fide``, ``attack``, then every species of attack."""
@@ -109,12 +117,14 @@ class Problems:
         partial: Let missing files and wrong counts pass, as notes.
         found: What is wrong.
         notes: What was let pass.
+        gaps: Whether something that is missing is among it.
     """
 
     where: str
     partial: bool = False
     found: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gaps: bool = False
 
     def add(self, problem: str) -> None:
         """Note something that is wrong."""
@@ -123,6 +133,7 @@ class Problems:
     def add_gap(self, problem: str) -> None:
         """Note something that is missing: wrong, or with ``partial`` a remark."""
         (self.notes if self.partial else self.found).append(problem)
+        self.gaps = True
 
     def stop(self) -> None:
         """End here if anything is wrong.
@@ -171,7 +182,7 @@ def need_folders(problems: Problems, root: Path, names: Iterable[str]) -> None:
     """
     names = list(names)
     if not root.is_dir():
-        problems.add(f"{root} is not a folder; expected the one that holds {', '.join(names)}")
+        problems.add(f"{root} is not a folder; expected the one that holds {', '.join(names) or 'the recordings'}")
     else:
         for name in names:
             if not (root / name).is_dir():
@@ -222,7 +233,7 @@ def finish(
         check_counts(problems.add_gap, checked, expected)
     _check_classes(problems, checked)
     problems.stop()
-    return replace(checked, notes=(*protocol.notes, *problems.notes))
+    return replace(checked, notes=(*protocol.notes, *problems.notes), incomplete=protocol.incomplete or problems.gaps)
 
 
 def _present(problems: Problems, split: Split, records: Sequence[Record]) -> tuple[Record, ...]:

@@ -41,8 +41,8 @@ def as_teacher(
     Raises:
         CheckpointError: It was trained in a way that no method is.
     """
-    if options.cells:
-        raise CheckpointError("a student that was trained cell by cell has no like among the methods")
+    if options.cells or options.high_pass:
+        raise CheckpointError("a student of cells, or of fine structure alone, has no like among the methods")
     config = TrainConfig(
         seed=options.seed,
         input=InputConfig(

@@ -33,6 +33,7 @@ from training.config import AugmentConfig, OptimiserConfig
 from training.data.augment import augment
 from training.data.clues import recolour_attacks
 from training.data.samples import CropJitter
+from training.data.simulate.optics import blur
 from training.errors import CheckpointError, ConfigError, DataError, DivergedError
 from training.inputs import BrightnessNorm, GraphInput
 from training.loop import Averaged, learning_rate
@@ -108,6 +109,8 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
         pretrained: Start from ImageNet weights.
         cells: Each cell of the last feature map has a logit of its own to learn the label, as in pixel-wise
             supervision; the score is their mean. Otherwise one logit of the mean feature.
+        high_pass: Standard deviation in pixels of a Gaussian blur that is subtracted from each normalised picture: what
+            is left is fine structure (moiré, pixels, ink dots) without areas. 0 leaves the picture.
         precision: Of the convolutions.
         seed: Of everything that is random.
         recoloured: Share of the attacks of each batch in whose place recoloured bona fide crops are put, see
@@ -132,6 +135,7 @@ class StudentOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     grey_world: bool = False
     pretrained: bool = True
     cells: bool = False
+    high_pass: float = 0.0
     precision: Precision = "bfloat16"
     seed: int = 1
     recoloured: float = 0.0
@@ -153,24 +157,31 @@ class Student(nn.Module):
         pretrained: Start from ImageNet weights.
         norm: How each crop is normalised.
         dropout: Before the last layer.
+        high_pass: See :class:`StudentOptions`.
 
     Raises:
         WeightsUnavailableError: ImageNet weights are wanted and their package is not installed.
     """
 
     def __init__(
-        self, *, pretrained: bool = True, norm: BrightnessNorm | None = _BRIGHTNESS, dropout: float = 0.2
+        self,
+        *,
+        pretrained: bool = True,
+        norm: BrightnessNorm | None = _BRIGHTNESS,
+        dropout: float = 0.2,
+        high_pass: float = 0.0,
     ) -> None:
         super().__init__()
         self.trunk = TRUNKS["efficientnet_lite0"](pretrained=pretrained)
         self.input = GraphInput(norm, self.trunk.input_mean, self.trunk.input_std)
+        self.high_pass = high_pass
         self.dropout = nn.Dropout(dropout)
         self.last = nn.Linear(self.trunk.out_channels, 1)
 
     def forward(self, rgb: Tensor) -> Tensor:
         """Logits (N,), higher = bona fide, of pictures uint8 (N, S, S, 3), red first."""
         # The mean in float32: eight bits of mantissa are too few to add hundreds of cells up in.
-        features = self.trunk(self.input(rgb)).float().mean((2, 3))
+        features = self.trunk(self._seen(rgb)).float().mean((2, 3))
         logits: Tensor = self.last(self.dropout(features))
         return logits.flatten()
 
@@ -179,9 +190,15 @@ class Student(nn.Module):
 
         Source: George and Marcel, Deep Pixel-wise Binary Supervision, ICB 2019 (supervision of each cell).
         """
-        features = self.trunk(self.input(rgb)).float().flatten(2).transpose(1, 2)
+        features = self.trunk(self._seen(rgb)).float().flatten(2).transpose(1, 2)
         logits: Tensor = self.last(self.dropout(features))
         return logits.squeeze(2)
+
+    def _seen(self, rgb: Tensor) -> Tensor:
+        x: Tensor = self.input(rgb)
+        if not self.high_pass:
+            return x
+        return x - blur(x, x.new_full((len(x), 1, 1, 1), self.high_pass), 2 * math.ceil(3 * self.high_pass) + 1)
 
 
 def train_student(
@@ -217,11 +234,15 @@ def train_student(
     order = _chosen(train, indices, options, rng, relabelled=transform is not None)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(options.seed)
-        student = Student(pretrained=options.pretrained, norm=options.norm(), dropout=options.dropout)
+        student = _new_student(options, pretrained=options.pretrained)
         student.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
         averaged = Averaged(student, options.average)
         _fit(student, averaged, train, order, options, transform, rng)
     return averaged.module
+
+
+def _new_student(options: StudentOptions, *, pretrained: bool) -> Student:
+    return Student(pretrained=pretrained, norm=options.norm(), dropout=options.dropout, high_pass=options.high_pass)
 
 
 def _fit(  # noqa: PLR0917 - the parts of a run, in their order
@@ -342,7 +363,7 @@ def load_student(path: Path) -> tuple[nn.Module, StudentOptions] | None:
             if header is None:
                 return None
             options = msgspec.json.decode(header, type=StudentOptions)
-            student = Student(pretrained=False, norm=options.norm(), dropout=options.dropout)
+            student = _new_student(options, pretrained=False)
             student.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a dict
     except (OSError, SafetensorError, msgspec.MsgspecError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be read as a student of an experiment ({error})") from error
@@ -381,6 +402,7 @@ def _check_options(options: StudentOptions) -> None:
         (0 < o.learning_rate < math.inf, f"learning_rate must be > 0, got {o.learning_rate}"),
         (0 <= o.weight_decay < math.inf, f"weight_decay must be >= 0, got {o.weight_decay}"),
         (o.warmup_steps >= 0, f"warmup_steps must be >= 0, got {o.warmup_steps}"),
+        (0 <= o.high_pass <= 5, f"high_pass must lie in [0, 5] pixels, got {o.high_pass}"),
         (0 <= o.recoloured <= 1, f"recoloured must lie in [0, 1], got {o.recoloured}"),
         (0 <= o.label_smoothing < 1, f"label_smoothing must lie in [0, 1), got {o.label_smoothing}"),
         (0 <= o.average < 1, f"average must lie in [0, 1), got {o.average}"),

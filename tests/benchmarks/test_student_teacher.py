@@ -36,7 +36,7 @@ def test_the_teacher_answers_as_the_student_does(tmp_path: Path, normalisation: 
 
 
 def test_what_is_no_student_or_has_no_like_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="trained cell by cell"):
+    with pytest.raises(CheckpointError, match="a student of cells"):
         as_teacher(Student(pretrained=False), StudentOptions(cells=True), 48, 1.4)
     torch.manual_seed(3)
     save_student(Student(pretrained=False), tmp_path / "student.safetensors", StudentOptions(pretrained=False))

@@ -151,6 +151,7 @@ def test_scores_are_the_sigmoid_of_the_logits_whatever_the_batch(trained: nn.Mod
         ({"crop_low": 2.0, "crop_high": 1.0}, "crop_low <= crop_high"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"average": 1.0}, "average"),
+        ({"high_pass": 9.0}, "high_pass"),
         ({"seed": -1}, "seed"),
         ({"epochs": 0}, "epochs"),
     ],
@@ -191,6 +192,21 @@ def test_a_student_that_is_kept_scores_as_before_and_other_files_are_none(tmp_pa
     path.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_student(path)
+
+
+def test_a_student_of_fine_structure_sees_no_areas_and_is_read_back_as_one(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    student = Student(pretrained=False, norm=None, high_pass=2.0).eval()
+    grey, dotted = np.full((2, 1, 64, 64, 3), 120, np.uint8)
+    dotted[:, ::3, ::3] = 160
+    logits = [float(crop_logits(student, picture)[0]) for picture in (grey, grey // 2, dotted)]
+    assert logits[0] == pytest.approx(logits[1], abs=1e-4)
+    assert abs(logits[0] - logits[2]) > 1e-3
+    options = StudentOptions(brightness=False, pretrained=False, high_pass=2.0)
+    save_student(student, tmp_path / "s", options)
+    found = load_student(tmp_path / "s")
+    assert found is not None
+    assert crop_logits(found[0], dotted)[0] == pytest.approx(logits[2], abs=1e-5)
 
 
 def test_the_score_is_the_mean_of_the_cells() -> None:

@@ -58,9 +58,9 @@ def test_boxes_are_moved_as_asked() -> None:
     samples = SampleSet(ramp, rows, SetInfo(split="test", seed=0, n=3))
     spec = InputSpec(size_px=80, crop_scale=1.0)
 
-    def scores(shift: float, scale: float, times: int) -> tuple[FloatArray, FloatArray]:
-        jitter = CropJitter(shift, scale)
-        return jittered_scores(samples, _Scorer(40, 0), spec, depth=False, jitter=jitter, times=times, seed=0)
+    def scores(shift: float, scale: float, times: int, views: int = 1) -> tuple[FloatArray, FloatArray]:
+        jitter, scorer = CropJitter(shift, scale), _Scorer(40, 0)
+        return jittered_scores(samples, scorer, spec, depth=False, jitter=jitter, times=times, seed=0, views=views)
 
     still, moved = scores(0.0, 0.0, 2)
     assert still == pytest.approx(60, abs=1)
@@ -71,3 +71,8 @@ def test_boxes_are_moved_as_asked() -> None:
     _, moved = scores(0.0, 0.12, 40)
     assert moved.min() == pytest.approx(100 - 40 * 1.12, abs=1.5)
     assert moved.max() == pytest.approx(100 - 40 / 1.12, abs=1.5)
+    # The left edge of one view, moved by 1.6 pixels to the left, and the right edge of the other, which is mirrored.
+    still, _ = scores(0.0, 0.0, 2, views=2)
+    assert still == pytest.approx((60 - 1.6 + 139 + 1.6) / 2, abs=1)
+    with pytest.raises(DataError, match="views must be one of 1, 2, 4, got 3"):
+        scores(0.0, 0.0, 2, views=3)

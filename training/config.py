@@ -175,7 +175,8 @@ class DataConfig(_Section, frozen=True):
         leave_out: Parts of train and dev that are left out, to be measured on: ``COLUMN=VALUE``, see
             :mod:`training.data.subsets`.
         balance: As many attacks as bona fide presentations in a training set on disk, by leaving out some of the larger
-            class at random: ``once`` for the whole run, or drawn anew for each ``epoch``; ``none`` takes all. See
+            class at random: ``once`` for the whole run, or drawn anew for each ``epoch``; ``none`` takes all, ``auto``
+            does so ``once`` with recordings and takes all that is simulated, where the classes are drawn evenly. See
             :mod:`training.data.balance`.
     """
 
@@ -190,7 +191,7 @@ class DataConfig(_Section, frozen=True):
     depth: bool = False
     domain: Literal["auto", "camera", "source"] = "auto"
     leave_out: tuple[str, ...] = ()
-    balance: Literal["none", "once", "epoch"] = "none"
+    balance: Literal["none", "auto", "once", "epoch"] = "none"
 
 
 class MachineConfig(_Section, frozen=True):

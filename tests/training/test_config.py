@@ -35,6 +35,7 @@ def test_the_published_run_has_the_published_settings(repository: Path) -> None:
     assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, o.decoupled) == (1e-3, 1e-5, 64, 10, False)
     assert (a.flip, a.brightness, a.contrast, a.saturation) == (0.5, 0.15, 0.15, 0.15)
     assert (config.seed, config.input.size_px, config.method.trunk) == (42, 224, "densenet161")
+    assert config.data.balance == "auto"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,15 @@ def test_published_runs_train_and_choose_as_published(
     assert (o.schedule, o.warmup_steps, o.average, o.clip_norm, o.decoupled) == ("constant", 0, 0.0, 0.0, False)
 
 
+def test_cdcn_steps_down_and_erases_as_its_authors_do(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "cdcn.toml")
+    o, a = config.optimiser, config.augment
+    assert (o.learning_rate, o.weight_decay, o.schedule, o.step_factor) == (1e-4, 5e-5, "step", 0.5)
+    # Theirs: every 500 of 1400 epochs.
+    assert o.epochs // o.step_epochs == 1400 // 500
+    assert (a.flip, a.erase) == (0.5, 0.5)
+
+
 def test_the_run_of_the_released_code_thins_out_attacks_once_and_does_not_normalise(repository: Path) -> None:
     config = load_config(repository / "training" / "configs" / "a_deeppixbis_official.toml")
     settings = method_settings(config)
@@ -85,7 +94,10 @@ def test_values_come_from_the_file(tmp_path: Path) -> None:
         ("[optimiser]\nlr = 1e-3", "unknown field `lr`"),
         ("[optimiser]\nbatch = '64'", "Expected `int`, got `str`"),
         ("[augment]\nflip = true", "Expected `float`, got `bool`"),
-        ("[optimiser]\nschedule = 'step'", "Invalid enum value 'step'"),
+        ("[optimiser]\nschedule = 'stairs'", "Invalid enum value 'stairs'"),
+        ("[optimiser]\nschedule = 'step'", "step_epochs must be >= 1 with schedule = 'step' and 0 without, got 0"),
+        ("[optimiser]\nstep_epochs = 3", "step_epochs must be >= 1 with schedule = 'step' and 0 without, got 3"),
+        ("[optimiser]\nstep_factor = 1.0", r"step_factor must lie in \(0, 1\), got 1.0"),
         ("seed = ", "run.toml"),
         ("seed = -1", "seed must be >= 0, got -1"),
         ("[optimiser]\nlearning_rate = 0", "learning_rate must be > 0, got 0"),

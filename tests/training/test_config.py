@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from training.build import FITTED, METHODS, build_trunk, method_settings
+from training.build import FITTED, METHODS, build_task, build_trunk, method_settings
 from training.config import AugmentConfig, MethodConfig, TrainConfig, load_config
 from training.data.samples import CropJitter
 from training.errors import ConfigError
+from training.methods.baselines import DeepPixBiS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -56,6 +58,14 @@ def test_published_runs_train_and_choose_as_published(
     o = config.optimiser
     assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, config.seed, o.keep) == published
     assert (o.schedule, o.warmup_steps, o.average, o.clip_norm, o.decoupled) == ("constant", 0, 0.0, 0.0, False)
+
+
+def test_deeppixbis_learns_maps_of_99_and_1_percent_and_images_of_1_and_0_as_published(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "deeppixbis.toml")
+    with torch.device("meta"):
+        module = build_task(config).module
+    assert isinstance(module, DeepPixBiS)
+    assert (module.config.pixel_smoothing, config.optimiser.label_smoothing) == (0.01, 0.0)
 
 
 def test_cdcn_steps_down_and_erases_as_its_authors_do(repository: Path) -> None:

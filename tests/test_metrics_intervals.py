@@ -134,7 +134,8 @@ def test_the_bootstrap_equals_literal_resampling_of_subjects() -> None:
     for draw in draws:
         rows = np.concatenate([np.tile(np.flatnonzero(subjects == person), times) for person, times in enumerate(draw)])
         s, y, kinds = scores[rows], labels[rows], species[rows]
-        apcer = max((s[(y == 0) & (kinds == k)] >= 0.6).mean() for k in set(kinds[y == 0]))
+        worst = max((s[(y == 0) & (kinds == k)] >= 0.6).mean() for k in set(kinds[y == 0]))
+        pooled, bpcer = (s[y == 0] >= 0.6).mean(), (s[y == 1] < 0.6).mean()
         cuts = [-np.inf, *(np.unique(s) + 1e-9)]
         far, frr = min(
             (((s[y == 0] >= c).mean(), (s[y == 1] < c).mean()) for c in cuts),
@@ -142,11 +143,12 @@ def test_the_bootstrap_equals_literal_resampling_of_subjects() -> None:
         )
         pairs = s[y == 1][:, None] - s[y == 0]
         auc = (pairs > 0).mean() + (pairs == 0).mean() / 2
-        values.append((auc, (far + frr) / 2, (apcer + (s[y == 1] < 0.6).mean()) / 2))
+        values.append((auc, (far + frr) / 2, worst, pooled, bpcer, (worst + bpcer) / 2, (pooled + bpcer) / 2))
     expected = np.quantile(values, [0.025, 0.975], axis=0)
-    assert found.acer is not None
-    for interval, (low, high) in zip((found.auc, found.eer, found.acer), expected.T, strict=True):
-        assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+    names = ("auc", "eer", "apcer_max", "apcer_pooled", "bpcer", "acer", "hter")
+    for name, (low, high) in zip(names, expected.T, strict=True):
+        interval = getattr(found, name)
+        assert (interval.low, interval.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12)), name
     assert (found.n_subjects, found.n_resamples, found.n_used, found.seed) == (12, 1000, 1000, 3)
 
 
@@ -162,7 +164,7 @@ def test_equal_seeds_give_equal_intervals_and_other_seeds_others() -> None:
     one, same, other = (metrics.bootstrap_intervals(scores, labels, subjects, seed=s) for s in (1, 1, 2))
     assert one == same
     assert one.auc != other.auc
-    assert one.acer is None
+    assert (one.apcer_max, one.apcer_pooled, one.bpcer, one.acer, one.hter) == (None,) * 5
 
 
 def test_intervals_over_subjects_are_wider_than_over_presentations_when_people_differ() -> None:

@@ -35,7 +35,8 @@ from training.tasks import Batch, FittedTask, MethodStep, Needs, ScoringTask, St
 
 __all__ = [
     "FITTED", "METHODS", "BinaryTask", "ImitatedTask", "LogitTask", "MethodTask", "ScoringTask", "Task",
-    "TeachingTask", "build_fitted", "build_task", "build_trunk", "has_trunk", "method_settings", "with_options",
+    "TeachingTask", "build_fitted", "build_task", "build_trunk", "has_trunk", "looks_at_depth", "method_settings",
+    "with_options",
 ]  # fmt: skip
 
 _Colour: TypeAlias = tuple[float, float, float]
@@ -349,6 +350,11 @@ _READS: Mapping[str, frozenset[str]] = {
 def has_trunk(name: str) -> bool:
     """Whether a method is built on a trunk that may start from ImageNet weights; unregistered ones are taken to be."""
     return "trunk" in _READS.get(name, _ON_A_TRUNK)
+
+
+def looks_at_depth(name: str) -> bool:
+    """Whether a method's network looks at depth, without making it."""
+    return METHODS.get(name) in {cmfl, rgbd_baseline}
 
 
 def refuse_unread(config: TrainConfig) -> None:

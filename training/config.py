@@ -90,7 +90,9 @@ class OptimiserConfig(_Section, frozen=True):
             ``batch * accumulate`` samples.
         epochs: Passes over the set, or over ``data.samples`` simulated samples.
         warmup_steps: Linear warm-up.
-        schedule: ``constant`` or ``cosine`` to zero.
+        schedule: ``constant``, ``cosine`` to zero, or ``step``: lower after every ``step_epochs``.
+        step_epochs: Epochs between two steps; 0 without them.
+        step_factor: What each of them multiplies the learning rate by.
         average: Decay of the exponential moving average of the weights; 0 switches it off.
         label_smoothing: Labels become ``e/2`` and ``1 - e/2``.
         clip_norm: Largest norm of the gradient; 0 switches it off.
@@ -108,7 +110,9 @@ class OptimiserConfig(_Section, frozen=True):
     accumulate: int = 1
     epochs: int = 10
     warmup_steps: int = 0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    step_epochs: int = 0
+    step_factor: float = 0.5
     average: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
@@ -175,7 +179,8 @@ class DataConfig(_Section, frozen=True):
         leave_out: Parts of train and dev that are left out, to be measured on: ``COLUMN=VALUE``, see
             :mod:`training.data.subsets`.
         balance: As many attacks as bona fide presentations in a training set on disk, by leaving out some of the larger
-            class at random: ``once`` for the whole run, or drawn anew for each ``epoch``; ``none`` takes all. See
+            class at random: ``once`` for the whole run, or drawn anew for each ``epoch``; ``none`` takes all, ``auto``
+            does so ``once`` with recordings and takes all that is simulated, where the classes are drawn evenly. See
             :mod:`training.data.balance`.
     """
 
@@ -190,7 +195,7 @@ class DataConfig(_Section, frozen=True):
     depth: bool = False
     domain: Literal["auto", "camera", "source"] = "auto"
     leave_out: tuple[str, ...] = ()
-    balance: Literal["none", "once", "epoch"] = "none"
+    balance: Literal["none", "auto", "once", "epoch"] = "none"
 
 
 class MachineConfig(_Section, frozen=True):
@@ -279,6 +284,11 @@ def _of_optimiser(o: OptimiserConfig) -> _Rules:
         (0 < o.learning_rate < math.inf, f"optimiser.learning_rate must be > 0, got {o.learning_rate}"),
         (0 <= o.weight_decay < math.inf, f"optimiser.weight_decay must be >= 0, got {o.weight_decay}"),
         (o.warmup_steps >= 0, f"optimiser.warmup_steps must be >= 0, got {o.warmup_steps}"),
+        (
+            o.step_epochs >= 1 if o.schedule == "step" else o.step_epochs == 0,
+            f"optimiser.step_epochs must be >= 1 with schedule = 'step' and 0 without, got {o.step_epochs}",
+        ),
+        (0 < o.step_factor < 1, f"optimiser.step_factor must lie in (0, 1), got {o.step_factor}"),
         (0 <= o.clip_norm < math.inf, f"optimiser.clip_norm must be >= 0, got {o.clip_norm}"),
         (o.batch >= 2, f"optimiser.batch must be >= 2 (batch normalisation), got {o.batch}"),
         (o.accumulate >= 1, f"optimiser.accumulate must be >= 1, got {o.accumulate}"),

@@ -104,8 +104,13 @@ class SetFeed:
         check_crops(samples, config.input.spec())
         targets = needs.targets is not None and needs.targets.measured
         self._places = checked_places("train", samples, depth=needs.depth, targets=targets)
-        self._check_balance()
-        n = len(self._balanced(0))
+        self._balance = self._chosen_balance()
+        left = self._balanced(0)
+        n = len(left)
+        if self._balance != "none":
+            real = sum(samples.table[i].label == Label.BONA_FIDE for i in left)
+            _LOG.info("data.balance = %s: %d bona fide samples and %d attacks of %d samples", self._balance, real,
+                      n - real, len(self._places))  # fmt: skip
         o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
         if self._sampler is None:
             self._passes = n // o.batch
@@ -122,27 +127,23 @@ class SetFeed:
 
     position = 0
 
-    def _check_balance(self) -> None:
-        """Refuse what has no effect, and say what is left out."""
+    def _chosen_balance(self) -> str:
+        """``none``, ``once`` or ``epoch``, after refusing what has no effect."""
         balance = self._config.data.balance
-        if balance == "none":
-            return
-        if self._needs.domains:
+        if balance == "auto":
+            return "once" if self._samples.info.origin and not self._needs.domains else "none"
+        if balance != "none" and self._needs.domains:
             raise ConfigError(
                 f"data.balance = {balance!r} has no effect on methods that learn domain by domain: each step has as "
                 "many bona fide presentations as attacks of each; leave it out"
             )
-        left = self._balanced(0)
-        real = sum(self._samples.table[i].label == Label.BONA_FIDE for i in left)
-        _LOG.info("data.balance = %s: %d bona fide samples and %d attacks of %d samples", balance, real,
-                  len(left) - real, len(self._places))  # fmt: skip
+        return balance
 
     def _balanced(self, number: int) -> list[int]:
         """Places of the samples of an epoch; as many in each."""
-        balance = self._config.data.balance
-        if balance == "none":
+        if self._balance == "none":
             return self._places
-        key = [self._config.seed, 4, *([number] if balance == "epoch" else [])]
+        key = [self._config.seed, 4, *([number] if self._balance == "epoch" else [])]
         return undersampled(self._samples.table, self._places, key)
 
     def _make_sampler(self) -> DomainSampler:
@@ -243,11 +244,11 @@ class StreamFeed:
     Raises:
         DataError: The pack cannot be read.
         ConfigError: The batch cannot be shared out among domains and processes, depth is needed but not simulated, or
-            ``data.balance`` is asked for.
+            ``data.balance`` names what only a set can have.
     """
 
     def __init__(self, recipe: Recipe, config: TrainConfig, needs: Needs) -> None:
-        if config.data.balance != "none":
+        if config.data.balance not in ("none", "auto"):
             raise ConfigError(
                 f"data.balance = {config.data.balance!r} thins out a set on disk, but data.train simulates samples as "
                 "they are needed, and the simulator decides how many are attacks; leave it out, or name a set"

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from training.build import FITTED, build_fitted, build_task
+from training.build import FITTED, build_fitted, build_task, looks_at_depth
 from training.config import SIMULATE, TrainConfig, check_config
 from training.data.batches import check_crops
 from training.data.manifest import data_folder
@@ -91,7 +91,9 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
         if config.method.name in FITTED:
             _fit_once(config, places, sets, who, console)
             return
+        _check_depth(sets, Needs(depth=looks_at_depth(config.method.name)))
         task = as_step_task(build_task(config))
+        # Whether targets are measured follows from the method's options.
         _check_depth(sets, task.needs)
         feed = open_feed(config, places, task.needs, sets, who)
         try:

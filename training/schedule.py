@@ -35,11 +35,17 @@ class Averaged:
 
 
 def learning_rate(config: OptimiserConfig, step: int, total: int) -> float:
-    """Learning rate at a step of ``total``, counted from 0: linear warm-up, then constant or half a cosine."""
+    """Learning rate at a step of ``total``, counted from 0: linear warm-up, then constant, half a cosine, or in steps.
+
+    Epochs are counted from the start, warm-up included.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     if config.schedule == "constant":
         return config.learning_rate
+    if config.schedule == "step":
+        epoch = step * config.epochs // total
+        return config.learning_rate * config.step_factor ** (epoch // config.step_epochs)
     progress = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -25,6 +25,7 @@ MIN_RESAMPLES = 1000
 
 _MAX_CELLS = 1_000_000  # of one block of resamples; keeps the memory below about 100 MB
 _MIN_USED = 0.9
+_RATES = ("apcer_max", "apcer_pooled", "bpcer", "acer", "hter")
 
 
 def bootstrap_intervals(
@@ -38,7 +39,7 @@ def bootstrap_intervals(
     seed: int = 0,
     confidence: float = DEFAULT_CONFIDENCE,
 ) -> BootstrapIntervals:
-    """Percentile intervals for AUC, EER and ACER from resampled subjects.
+    """Percentile intervals for AUC, EER and the rates at a threshold from resampled subjects.
 
     Presentations of one person resemble each other, so whole subjects are drawn with replacement, each with all its
     presentations. The draws are ``numpy.random.default_rng(seed).multinomial``: equal seeds give equal intervals.
@@ -51,7 +52,7 @@ def bootstrap_intervals(
         labels: int (n,), 1 = bona fide, 0 = attack.
         subjects: (n,) identifier of the person in front of the camera; for an attack, of the person it shows.
         species: (n,) name of the PAI species of each attack.
-        threshold: For the ACER, from another split; the ACER is left out without it.
+        threshold: For the rates, from another split; they are left out without it.
         n_resamples: At least 1000.
         seed: Of the random generator.
         confidence: Of the intervals.
@@ -100,16 +101,17 @@ def bootstrap_of(
         )
     tail = (1 - confidence) / 2
     low, high = np.quantile(used, [tail, 1 - tail], axis=0)
-    auc, eer, acer = (Interval(float(lo), float(hi), confidence) for lo, hi in zip(low, high, strict=True))
+    auc, eer, *rates = (Interval(float(lo), float(hi), confidence) for lo, hi in zip(low, high, strict=True))
+    at_threshold = dict.fromkeys(_RATES) if threshold is None else dict(zip(_RATES, rates, strict=True))
     return BootstrapIntervals(
-        auc, eer, acer if threshold is not None else None, n_subjects, n_resamples, len(used), seed
+        auc, eer, **at_threshold, n_subjects=n_subjects, n_resamples=n_resamples, n_used=len(used), seed=seed
     )
 
 
 def _resampled(
     data: Presentations, subjects: tuple[IntArray, int], threshold: float | None, n_resamples: int, seed: int
 ) -> Float64Array:
-    """float64 (n_resamples, 3): AUC, EER, ACER of each resample; NaN where a class is missing."""
+    """float64 (n_resamples, 2 or 7): AUC, EER and :func:`_rates` of each resample; NaN where a class is missing."""
     index, n_subjects = subjects
     ladder = Ladder.of(data)
     tables = None if threshold is None else _error_tables(data, index, n_subjects, threshold)
@@ -130,11 +132,12 @@ def _block(
     bona_fide = _counts_per_score(draws, index, ladder, data.is_bona_fide)
     n_attack, n_bona_fide = attack.sum(axis=1), bona_fide.sum(axis=1)
     usable = (n_attack > 0) & (n_bona_fide > 0)
-    values = np.full((len(draws), 3), np.nan)
-    values[usable, 0] = auc_of_counts(attack[usable], bona_fide[usable])
+    auc = auc_of_counts(attack[usable], bona_fide[usable])
     _, accepted, rejected = eer_step_of_counts(attack[usable], bona_fide[usable])
-    values[usable, 1] = (accepted / n_attack[usable] + rejected / n_bona_fide[usable]) / 2
-    values[usable, 2] = 0.0 if tables is None else _acer(draws[usable], *tables)
+    eer = (accepted / n_attack[usable] + rejected / n_bona_fide[usable]) / 2
+    found = [auc, eer, *(() if tables is None else _rates(draws[usable], *tables))]
+    values = np.full((len(draws), len(found)), np.nan)
+    values[usable] = np.stack(found, axis=1)
     return values
 
 
@@ -159,7 +162,10 @@ def _error_tables(data: Presentations, index: IntArray, n_subjects: int, thresho
     return errors, totals
 
 
-def _acer(draws: IntArray, errors: IntArray, totals: IntArray) -> Float64Array:
+def _rates(draws: IntArray, errors: IntArray, totals: IntArray) -> tuple[Float64Array, ...]:
+    """What ``_RATES`` names, float64 (resamples,) each."""
     wrong, n = draws @ errors, draws @ totals
     rates = wrong / np.maximum(n, 1)  # a missing species counts 0 and so never raises the maximum
-    return np.asarray((rates[:, :-1].max(axis=1) + rates[:, -1]) / 2, np.float64)
+    worst, bpcer = rates[:, :-1].max(axis=1), rates[:, -1]
+    pooled = wrong[:, :-1].sum(axis=1) / n[:, :-1].sum(axis=1)
+    return worst, pooled, bpcer, (worst + bpcer) / 2, (pooled + bpcer) / 2

@@ -230,7 +230,11 @@ class BootstrapIntervals:
     Attributes:
         auc: Interval of the AUC.
         eer: Interval of the EER.
-        acer: Interval of the ACER at the given threshold; ``None`` without one.
+        apcer_max: Interval of the largest APCER at the given threshold; this and all rates below ``None`` without one.
+        apcer_pooled: Interval of the APCER over all attacks.
+        bpcer: Interval of the BPCER.
+        acer: Interval of the ACER.
+        hter: Interval of the HTER, the same number as the ACER with attacks pooled.
         n_subjects: Number of subjects.
         n_resamples: Number of resamples that were drawn.
         n_used: Number of resamples in which both classes occurred; the others are left out.
@@ -239,7 +243,11 @@ class BootstrapIntervals:
 
     auc: Interval
     eer: Interval
+    apcer_max: Interval | None
+    apcer_pooled: Interval | None
+    bpcer: Interval | None
     acer: Interval | None
+    hter: Interval | None
     n_subjects: int
     n_resamples: int
     n_used: int

@@ -41,11 +41,11 @@ def counted(rows: list[SampleRow], places: list[int]) -> dict[str, int]:
     return dict(Counter(rows[i].subtype for i in places))
 
 
-def unequal_set() -> SampleSet:
+def unequal_set(origin: str = "") -> SampleSet:
     """Seven bona fide presentations, and 20, 9 and 2 attacks of three kinds."""
     rows = rows_of(7, 20, 9, 2)
     pictures = np.random.default_rng(0).integers(0, 256, (len(rows), PICTURE_PX, PICTURE_PX, 3), np.uint8)
-    return SampleSet(pictures, rows, SetInfo(split="train", seed=0, n=len(rows)))
+    return SampleSet(pictures, rows, SetInfo(split="train", seed=0, n=len(rows), origin=origin))
 
 
 def settings(balance: str, **optimiser: object) -> TrainConfig:
@@ -159,6 +159,25 @@ def test_a_killed_run_goes_on_with_the_same_losses_and_weights_to_the_bit(balanc
     other = msgspec.structs.replace(config, data=DataConfig())
     with pytest.raises(CheckpointError, match="another configuration"):
         list(Trainer(ToyTask(), other, unequal_set(), dev, tmp_path / "whole").run())
+
+
+def test_recordings_are_thinned_out_and_what_is_simulated_is_left_alone(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, face_pack: Path
+) -> None:
+    recorded = unequal_set("oulu_npu 1; a-deeppixbis; 0")
+    auto, once = (SetFeed(recorded, settings(balance), Needs()) for balance in ("auto", "once"))
+    assert [seen(auto, k) for k in range(3)] == [seen(once, k) for k in range(3)]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "training"):
+        feed = SetFeed(unequal_set(), settings("auto"), Needs())
+    assert seen(feed, 1) == seen(SetFeed(unequal_set(), settings("none"), Needs()), 1)
+    assert "data.balance" not in caplog.text
+    # Nor are samples that come as they are made refused, or batches that are balanced anyhow.
+    StreamFeed(Recipe(face_pack, tmp_path, "train", 5, False), settings("auto"), Needs())
+    by_domain = [
+        SetFeed(recorded, settings(balance), Needs(domains=True, fewest_domains=1)) for balance in ("auto", "none")
+    ]
+    assert len({feed.steps for feed in by_domain}) == 1
 
 
 def test_balance_is_refused_where_it_does_nothing(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from training.build import FITTED, METHODS, build_trunk, method_settings
+from training.build import FITTED, METHODS, build_task, build_trunk, method_settings
 from training.config import AugmentConfig, MethodConfig, TrainConfig, load_config
 from training.data.samples import CropJitter
 from training.errors import ConfigError
+from training.methods.baselines import DeepPixBiS
 
 
 def written(folder: Path, text: str) -> Path:
@@ -35,6 +37,7 @@ def test_the_published_run_has_the_published_settings(repository: Path) -> None:
     assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, o.decoupled) == (1e-3, 1e-5, 64, 10, False)
     assert (a.flip, a.brightness, a.contrast, a.saturation) == (0.5, 0.15, 0.15, 0.15)
     assert (config.seed, config.input.size_px, config.method.trunk) == (42, 224, "densenet161")
+    assert config.data.balance == "auto"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,23 @@ def test_published_runs_train_and_choose_as_published(
     o = config.optimiser
     assert (o.learning_rate, o.weight_decay, o.batch, o.epochs, config.seed, o.keep) == published
     assert (o.schedule, o.warmup_steps, o.average, o.clip_norm, o.decoupled) == ("constant", 0, 0.0, 0.0, False)
+
+
+def test_deeppixbis_learns_maps_of_99_and_1_percent_and_images_of_1_and_0_as_published(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "deeppixbis.toml")
+    with torch.device("meta"):
+        module = build_task(config).module
+    assert isinstance(module, DeepPixBiS)
+    assert (module.config.pixel_smoothing, config.optimiser.label_smoothing) == (0.01, 0.0)
+
+
+def test_cdcn_steps_down_and_erases_as_its_authors_do(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "cdcn.toml")
+    o, a = config.optimiser, config.augment
+    assert (o.learning_rate, o.weight_decay, o.schedule, o.step_factor) == (1e-4, 5e-5, "step", 0.5)
+    # Theirs: every 500 of 1400 epochs.
+    assert o.epochs // o.step_epochs == 1400 // 500
+    assert (a.flip, a.erase) == (0.5, 0.5)
 
 
 def test_the_run_of_the_released_code_thins_out_attacks_once_and_does_not_normalise(repository: Path) -> None:
@@ -84,7 +104,10 @@ def test_values_come_from_the_file(tmp_path: Path) -> None:
         ("[optimiser]\nlr = 1e-3", "unknown field `lr`"),
         ("[optimiser]\nbatch = '64'", "Expected `int`, got `str`"),
         ("[augment]\nflip = true", "Expected `float`, got `bool`"),
-        ("[optimiser]\nschedule = 'step'", "Invalid enum value 'step'"),
+        ("[optimiser]\nschedule = 'stairs'", "Invalid enum value 'stairs'"),
+        ("[optimiser]\nschedule = 'step'", "step_epochs must be >= 1 with schedule = 'step' and 0 without, got 0"),
+        ("[optimiser]\nstep_epochs = 3", "step_epochs must be >= 1 with schedule = 'step' and 0 without, got 3"),
+        ("[optimiser]\nstep_factor = 1.0", r"step_factor must lie in \(0, 1\), got 1.0"),
         ("seed = ", "run.toml"),
         ("seed = -1", "seed must be >= 0, got -1"),
         ("[optimiser]\nlearning_rate = 0", "learning_rate must be > 0, got 0"),

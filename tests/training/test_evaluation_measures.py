@@ -102,7 +102,7 @@ def test_the_score_of_a_video_is_the_mean_of_its_frames() -> None:
     assert video.at["fixed"].bpcer.errors == below
 
 
-def test_intervals_of_acer_are_those_of_the_scores_themselves() -> None:
+def test_intervals_of_rates_are_those_of_the_scores_themselves() -> None:
     dev, test = overlapping("dev", 1), overlapping("test", 2)
     found = measure_levels(dev, test, fixed=0.5)["frame"]["score"]
     given = test.at("frame", "score")
@@ -110,10 +110,9 @@ def test_intervals_of_acer_are_those_of_the_scores_themselves() -> None:
         whole = metrics.bootstrap_intervals(
             given.scores, given.labels, given.subjects, given.species, threshold=found.at[name].threshold
         )
-        span = found.at[name].acer_span
-        assert span is not None
-        assert whole.acer is not None
-        assert (span.low, span.high) == (whole.acer.low, whole.acer.high)
+        for rate in ("apcer_max", "apcer_pooled", "bpcer", "acer", "hter"):
+            span, expected = getattr(found.at[name], f"{rate}_span"), getattr(whole, rate)
+            assert (span.low, span.high) == (expected.low, expected.high), rate
         assert found.auc_span is not None
         assert (found.auc_span.low, found.auc_span.high) == (whole.auc.low, whole.auc.high)
     assert found.auc_span is not None
@@ -125,7 +124,7 @@ def test_too_few_people_cost_the_intervals_and_nothing_else() -> None:
     alone = ScoreTable([toy_row(r.index, r.label, species=r.species, identity="one") for r in test.rows], "test",
                        test.scores)  # fmt: skip
     found = measure_levels(dev, alone, fixed=0.5)["frame"]["score"]
-    assert (found.auc_span, found.at["eer"].acer_span) == (None, None)
+    assert (found.auc_span, found.at["eer"].acer_span, found.at["eer"].bpcer_span) == (None, None, None)
     assert any("at least 2 subjects" in text for text in found.remarks)
     assert found.auc == pytest.approx(roc_auc_score([r.label for r in test.rows], test.scores["score"]))
 

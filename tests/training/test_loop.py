@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 
 from tests.training.fixtures.toy_sets import ToyTask, toy_row, toy_set
 from training import loop
@@ -143,10 +145,27 @@ def test_the_learning_rate_is_constant_by_default_and_recorded(tmp_path: Path) -
     assert [r.learning_rate for r in records] == pytest.approx([0.00691342, 0.00038060], abs=1e-7)
 
 
+def test_the_learning_rate_steps_down_as_in_torch(tmp_path: Path) -> None:
+    o = OptimiserConfig(learning_rate=0.08, schedule="step", step_epochs=2, step_factor=0.25, epochs=5)
+    theirs = SGD([torch.zeros(1, requires_grad=True)], lr=0.08)
+    scheduler = StepLR(theirs, step_size=2, gamma=0.25)
+    for epoch in range(5):
+        expected = scheduler.get_last_lr()[0]
+        assert [learning_rate(o, 3 * epoch + i, 15) for i in range(3)] == pytest.approx([expected] * 3, rel=1e-12)
+        theirs.step()
+        scheduler.step()
+    warm = msgspec.structs.replace(o, warmup_steps=8)
+    assert [learning_rate(warm, step, 15) for step in (0, 7, 8)] == pytest.approx([0.01, 0.08, 0.02])
+    records = list(trainer(tmp_path, settings(epochs=3, schedule="step", step_epochs=1)).run())
+    assert [r.learning_rate for r in records] == pytest.approx([0.01, 0.005, 0.0025])
+
+
 # --- resuming -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+    "optimiser", [{}, EVERYTHING, {"schedule": "step", "step_epochs": 2}], ids=["plain", "everything", "steps"]
+)
 @pytest.mark.parametrize("broken_in_step", [None, 9])
 def test_a_resumed_run_ends_with_the_same_bits(
     tmp_path: Path, optimiser: dict[str, object], broken_in_step: int | None

@@ -62,9 +62,12 @@ def test_every_method_and_every_configuration_is_on_the_page() -> None:
 
 def test_switches_below_the_register_are_some_too(tmp_path: Path) -> None:
     found = SWITCH.findall(PAGE.split("Two more,", 1)[1])
-    assert found == ['optimiser.keep = "loss"', 'data.balance = "once"', 'method.options.score_head = "binary"']
+    assert found == [
+        'optimiser.keep = "loss"', 'data.balance = "auto"', 'data.balance = "once"',
+        'method.options.score_head = "binary"',
+    ]  # fmt: skip
     path = tmp_path / "run.toml"
-    path.write_text('method.name = "a-deeppixbis"\nmethod.width = 0.0625\n' + "\n".join(found))
+    path.write_text('method.name = "a-deeppixbis"\nmethod.width = 0.0625\n' + "\n".join(found[:1] + found[2:]))
     with torch.device("meta"):
         task = build_task(load_config(path))
     assert isinstance(task, MethodTask)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.training.fixtures.rgbd_sets import rgbd_set
 from tests.training.fixtures.toy_sets import ToyTask, toy_set
-from training.build import METHODS, build_task, method_settings, with_options
+from training.build import METHODS, build_task, looks_at_depth, method_settings, with_options
 from training.config import AugmentConfig, InputConfig, MachineConfig, MethodConfig, OptimiserConfig, TrainConfig
 from training.errors import ConfigError
 from training.loop import Trainer
@@ -159,6 +159,11 @@ def test_a_registered_method_trains_in_the_loop(tmp_path: Path, name: str) -> No
     assert record.loss > 0
     moved = [key for key, value in task.module.named_parameters() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_which_networks_look_at_depth_is_known_before_they_are_made(name: str) -> None:
+    assert as_step_task(build_task(settings(name))).needs.depth == looks_at_depth(name)
 
 
 def test_unknown_methods_and_options_are_named() -> None:

@@ -16,6 +16,7 @@ from training.errors import ConfigError, DataError
 from training.evaluation.document import Document, RunRecord, RunResult, SetRecord, read_document
 from training.evaluation.measure import measure_levels, summarise
 from training.evaluation.published import LAYOUTS
+from training.evaluation.report import render
 from training.evaluation.results import placed, render_tables
 from training.evaluation.tables import ScoreTable
 
@@ -33,7 +34,14 @@ def scores(split: str, passing: int) -> ScoreTable:
 
 
 def document(
-    title: str, passing: int, *, seed: int = 1, dev: str | None = None, train: str | None = None, method: str = "ours"
+    title: str,
+    passing: int,
+    *,
+    seed: int = 1,
+    dev: str | None = None,
+    train: str | None = None,
+    method: str = "ours",
+    resamples: int = 0,
 ) -> Document:
     """A run with ``passing`` of ten attacks accepted at the EER threshold of a dev set without errors."""
 
@@ -43,7 +51,7 @@ def document(
 
     run = RunRecord(folder="run", checkpoint="best", epoch=1, method=method, profile="default", width=1, seed=seed,
                     parameters=1, trained_on=title if train is None else train)  # fmt: skip
-    levels = measure_levels(scores("dev", 0), scores("test", passing), fixed=0.5, resamples=0)
+    levels = measure_levels(scores("dev", 0), scores("test", passing), fixed=0.5, resamples=resamples)
     result = RunResult(name="", run=run, dev=record("dev", title if dev is None else dev), test=record("test", title),
                        primary="map", overrides={}, levels=levels)  # fmt: skip
     return Document(runs=[result], summary=summarise([result]))
@@ -168,6 +176,29 @@ def test_results_read_what_evaluate_wrote(
     monkeypatch.setattr(sys, "argv", ["training", "results", "--table", "nothing"])
     assert main() == 3
     assert "no table 'nothing'" in capsys.readouterr().err
+
+
+def test_files_from_before_rates_had_intervals_over_people_are_read(tmp_path: Path) -> None:
+    written = document("oulu_npu 2", 1, resamples=1000)
+    raw = msgspec.to_builtins(written)
+    at = raw["runs"][0]["levels"]["frame"]["map"]["at"]["fixed"]
+    for name in ("apcer_max", "apcer_pooled", "bpcer", "hter"):
+        assert at.pop(f"{name}_span") is not None
+    (tmp_path / "metrics.json").write_bytes(msgspec.json.encode(raw))
+    old, new = (d.runs[0].levels["frame"]["map"].at["fixed"] for d in (read_document(tmp_path), written))
+    assert (old.acer_span, old.apcer_max_span, old.hter_span) == (new.acer_span, None, None)
+
+
+def test_the_report_has_exact_intervals_and_those_over_people() -> None:
+    (row,) = lines(render(document("oulu_npu 2", 4, resamples=1000)), "`fixed`")
+    # 4 of 10 attacks pass, each of a person of its own; no bona fide presentation is rejected.
+    assert row[2].startswith("40.00, people [")
+    assert row[4].startswith("40.00 (4/10) [12.16, 73.76], people [")
+    assert row[5] == "0.00 (0/10) [0.00, 30.85], people [0.00, 0.00]"
+    assert row[6] == row[7]
+    assert row[6].startswith("20.00, people [")
+    (row,) = lines(render(document("oulu_npu 2", 4)), "`fixed`")
+    assert row[2:] == ["40.00", "print", "40.00 (4/10) [12.16, 73.76]", "0.00 (0/10) [0.00, 30.85]", "20.00", "20.00"]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -183,6 +183,21 @@ def test_sets_are_checked_before_a_network_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_depth_is_missed_before_a_network_is_made_and_warns_about_its_weights(
+    sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = tmp_path / "run.toml"
+    config.write_text('[input]\nsize_px = 32\n[method]\nname = "cmfl"\nwidth = 0.1\n')
+    arguments = ("--train", sets / "train", "--dev", sets / "dev", "--out", tmp_path / "run")
+    assert run(monkeypatch, "fit", config, *arguments) == 3
+    assert "the network looks at depth, but the train set has none" in one_line(capsys)
+    assert "ImageNet" not in caplog.text
+
+
 def test_depth_is_missed_before_anything_is_simulated(
     sets: Path, face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,11 @@ class AtThreshold(_Part, frozen=True):
         acer_span: Interval of ``acer``; ``None`` where there are too few subjects.
         apcer_subtype: APCER of each kind of instrument.
         acer_subtype: ACER with the largest of these.
+        apcer_max_span: Interval of ``apcer_max``; like the following ``None`` too in files from before there was one.
+        apcer_pooled_span: Interval of ``apcer_pooled`` that, unlike its exact one, does not take presentations of one
+            person as independent.
+        bpcer_span: Interval of ``bpcer``, likewise.
+        hter_span: Interval of ``hter``.
     """
 
     threshold: float
@@ -76,6 +81,10 @@ class AtThreshold(_Part, frozen=True):
     acer_span: Span | None
     apcer_subtype: dict[str, Share]
     acer_subtype: float
+    apcer_max_span: Span | None = None
+    apcer_pooled_span: Span | None = None
+    bpcer_span: Span | None = None
+    hter_span: Span | None = None
 
 
 class Measures(_Part, frozen=True):

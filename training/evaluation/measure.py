@@ -56,11 +56,10 @@ def _measure(dev: Presentations, test: Presentations, level: Level, fixed: float
     remarks = [problem] if problem else []
     at = {}
     for name, threshold in chosen.items():
-        # The ACER of a resample depends on decisions only: with these for scores its interval is the same, and
+        # The rates of a resample depend on decisions only: with these for scores their intervals are the same, and
         # thousands of distinct scores need not be counted again for every threshold.
         decisions = (answered.scores >= threshold.value).astype(np.float64)
-        of_decisions = _spans(answered, decisions, 0.5, 0 if spans is None else resamples)[0]
-        at[name] = _at(test, threshold, None if of_decisions is None else of_decisions.acer)
+        at[name] = _at(test, threshold, _spans(answered, decisions, 0.5, 0 if spans is None else resamples)[0])
     report = metrics.report(test.scores, test.labels, test.species, chosen.get("eer", chosen[FIXED]), split="test")
     remarks += [f"{'eer' if 'eer' in chosen else FIXED}: {text}" for text in report.remarks]
     if level == "video":
@@ -71,10 +70,10 @@ def _measure(dev: Presentations, test: Presentations, level: Level, fixed: float
         n_subjects=len(set(test.subjects)),
         n_non_response=len(test.scores) - len(answered.scores),
         auc=whole.auc,
-        auc_span=None if spans is None else _span(spans.auc),
+        auc_span=_span(spans, "auc"),
         auc_by_species=_auc_by_species(answered),
         eer=whole.eer.value,
-        eer_span=None if spans is None else _span(spans.eer),
+        eer_span=_span(spans, "eer"),
         dev_auc=metrics.auc(dev.answered().scores, dev.answered().labels),
         dev_eer=metrics.eer(dev.answered().scores, dev.answered().labels).value,
         bpcer_at_apcer={f"{rate:g}": found.bpcer for rate, found in whole.bpcer_at_apcer.items()},
@@ -124,7 +123,9 @@ def choose_thresholds(dev: Presentations) -> tuple[dict[str, metrics.ChosenThres
     return chosen, missing
 
 
-def _at(test: Presentations, threshold: metrics.ChosenThreshold, acer: metrics.Interval | None) -> AtThreshold:
+def _at(
+    test: Presentations, threshold: metrics.ChosenThreshold, spans: metrics.BootstrapIntervals | None
+) -> AtThreshold:
     found = metrics.report(test.scores, test.labels, test.species, threshold, split="test")
     finer = metrics.report(test.scores, test.labels, test.subtypes, threshold, split="test")
     return AtThreshold(
@@ -138,9 +139,13 @@ def _at(test: Presentations, threshold: metrics.ChosenThreshold, acer: metrics.I
         acer=found.acer,
         acer_pooled=found.acer_pooled,
         hter=found.hter,
-        acer_span=None if acer is None else _span(acer),
+        acer_span=_span(spans, "acer"),
         apcer_subtype={name: _share(rate) for name, rate in finer.apcer.per_species.items()},
         acer_subtype=finer.acer,
+        apcer_max_span=_span(spans, "apcer_max"),
+        apcer_pooled_span=_span(spans, "apcer_pooled"),
+        bpcer_span=_span(spans, "bpcer"),
+        hter_span=_span(spans, "hter"),
     )
 
 
@@ -174,8 +179,9 @@ def _share(rate: metrics.Rate) -> Share:
     return Share(value=rate.value, errors=rate.errors, n=rate.n, low=rate.low, high=rate.high)
 
 
-def _span(interval: metrics.Interval) -> Span:
-    return Span(low=interval.low, high=interval.high)
+def _span(found: metrics.BootstrapIntervals | None, name: str) -> Span | None:
+    interval: metrics.Interval | None = getattr(found, name, None)
+    return None if interval is None else Span(low=interval.low, high=interval.high)
 
 
 def numbers(measures: Measures) -> dict[str, float]:

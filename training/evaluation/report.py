@@ -43,8 +43,8 @@ def _conventions() -> str:
         "Rates in percent. A presentation is accepted where score >= threshold; thresholds come from the dev set, save "
         "`fixed`. APCER: the largest over the PAI species, and pooled over all attacks; ACER = (largest APCER + BPCER) "
         "/ 2, HTER = (pooled APCER + BPCER) / 2. `bpcer1` holds the BPCER of dev at 1 %, `apcer5` its largest APCER "
-        "at 5 %. In brackets: 95 % intervals, exact ones of rates (which take presentations as independent), resampled "
-        "people for AUC, EER and ACER."
+        "at 5 %. In brackets: 95 % intervals, after the errors of a rate its exact one, which takes presentations as "
+        "independent; after `people`, and of AUC and EER, that of resampled people, which does not."
     )
 
 
@@ -134,9 +134,10 @@ def _measures(m: Measures) -> str:
 
 def _rates(name: str, found: AtThreshold) -> list[str]:
     return [
-        f"`{name}`", f"{found.threshold:.6g}", percent(found.apcer_max), found.worst_species,
-        _share(found.apcer_pooled), _share(found.bpcer), f"{percent(found.acer)}{_span(found.acer_span)}",
-        percent(found.acer_pooled),
+        f"`{name}`", f"{found.threshold:.6g}", f"{percent(found.apcer_max)}{_people(found.apcer_max_span)}",
+        found.worst_species, f"{_share(found.apcer_pooled)}{_people(found.apcer_pooled_span)}",
+        f"{_share(found.bpcer)}{_people(found.bpcer_span)}", f"{percent(found.acer)}{_people(found.acer_span)}",
+        f"{percent(found.acer_pooled)}{_people(found.hter_span)}",
     ]  # fmt: skip
 
 
@@ -146,6 +147,10 @@ def _share(rate: Share) -> str:
 
 def _span(span: Span | None) -> str:
     return "" if span is None else f" [{percent(span.low)}, {percent(span.high)}]"
+
+
+def _people(span: Span | None) -> str:
+    return "" if span is None else f", people{_span(span)}"
 
 
 def _digits(span: Span | None) -> str:

@@ -72,6 +72,11 @@ def test_published_rows_are_those_of_the_papers() -> None:
     assert "could not be verified" in text
 
 
+def test_the_page_has_the_tables_as_they_stand() -> None:
+    page = Path(__file__).parents[2] / "docs" / "tables.md"
+    assert page.read_text() == render_tables([]), "write it anew: python -m training results --out docs/tables.md"
+
+
 def test_published_rates_agree_among_themselves() -> None:
     # ACER is the mean of the other two; the sources round each of them, and CPqD's own do not add up to a digit.
     for row in LAYOUTS["oulu"].rows:

@@ -84,11 +84,11 @@ class FaceMeshes:
         return len(self.landmarks)
 
     def __getitem__(self, pictures: Sequence[int]) -> MeshBatch:
-        """Meshes of the pictures with these numbers, in this order."""
+        """Meshes of the pictures with these numbers, in this order, on the device that is torch's default."""
         chosen = np.asarray(pictures, np.int64).reshape(-1)
 
         def tensor(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.asarray(values[chosen], np.float32))
+            return torch.from_numpy(np.asarray(values[chosen], np.float32)).to(torch.get_default_device())
 
         return MeshBatch(
             tensor(self.landmarks), tensor(self.relief).unsqueeze(1), tensor(self.uv), tensor(self.position)

@@ -143,15 +143,40 @@ def test_an_unknown_split_claims_no_folder(face_pack: Path, tmp_path: Path) -> N
     assert not (tmp_path / "set").exists()
 
 
-def test_a_full_disk_is_an_error_before_the_first_sample(
-    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fits", [0, 1])
+def test_a_full_disk_is_an_error_before_the_first_sample_and_leaves_nothing_on_it(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """A quota or another writer, of whom the free space knows nothing: the first or the second array does not fit."""
+    reserved: list[int] = []
 
+    def full(_file: int, _start: int, size: int) -> None:
+        reserved.append(size)
+        if len(reserved) > fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    list(make(face_pack, tmp_path / "first"))
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match="No space left"):
-        next(make(face_pack, tmp_path / "set"))
+        next(make_set(face_pack, tmp_path / "set", "dev", N, seed=SEED, workers=1, depth=True))
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"set.json", "table.jsonl"}
+    assert len(reserved) == fits + 1
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(face_pack, tmp_path / "begun")
+    next(run)
+    run.close()  # type: ignore[attr-defined]
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"set: up to 184\.3 GB are needed, 1\.0 GB are free; free disk or choose"):
+        next(make_set(face_pack, tmp_path / "new" / "set", "dev", 10**6, seed=SEED, depth=True))
+    assert not (tmp_path / "new").exists()
+    # What has begun has its place.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert list(make(face_pack, tmp_path / "begun"))[-1] == (N, N)
 
 
 def test_a_folder_that_is_a_file_is_an_error(face_pack: Path, tmp_path: Path) -> None:

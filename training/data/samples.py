@@ -9,10 +9,11 @@ stopped; the same seed gives the same set.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array, UInt16Array
 from training.data.frames import Frames
 from training.data.manifest import Split
 from training.data.relief import RELIEF, read_relief
+from training.data.simulate.cache import check_room, replacing, reserve
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import INFO, SIMULATOR_VERSION, SampleRow, SetInfo, check_folder
@@ -300,6 +301,7 @@ def make_set(
     info = recipe.describe(n)
     with written(out):
         check_claim(out, info)
+        _check_room(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also
         # builds the tiles once, before the workers map them.
         simulator = recipe.simulator()
@@ -377,13 +379,26 @@ def _store(arrays: _Arrays, indices: Sequence[int], block: Block) -> None:
         depth_mm.flush()
 
 
-def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
-    """Claim the folder, open its arrays for writing, and say how many samples are done."""
-    claim(out, info)
-    table, shape = out / _TABLE, (info.n, info.picture_px, info.picture_px)
+def _wanted(out: Path, info: SetInfo) -> dict[Path, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Array files of a set, with the type and the shape of each."""
+    shape = (info.n, info.picture_px, info.picture_px)
     wanted: dict[Path, tuple[np.dtype[Any], tuple[int, ...]]] = {out / _PICTURES: (np.dtype(np.uint8), (*shape, 3))}
     if info.depth:
         wanted[out / _DEPTH] = (np.dtype(np.uint16), shape)
+    return wanted
+
+
+def _check_room(out: Path, info: SetInfo) -> None:
+    """Refuse a disk that is too small for what is not there yet."""
+    wanted = _wanted(out, info)
+    if not all(path.is_file() for path in wanted):
+        check_room(out, sum(dtype.itemsize * math.prod(shape) for dtype, shape in wanted.values()))
+
+
+def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
+    """Claim the folder, open its arrays for writing, and say how many samples are done."""
+    claim(out, info)
+    table, wanted = out / _TABLE, _wanted(out, info)
     done = 0
     if table.is_file() and all(path.is_file() for path in wanted):
         # A last line without its end was cut off while it was written.
@@ -392,21 +407,9 @@ def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
         table.write_bytes(b"".join(lines[:done]))
     else:
         table.write_bytes(b"")
-        for path, (dtype, full) in wanted.items():
-            _reserve(path, dtype, full)
+        # Under other names until all have their sizes: files that are there are ones that can be mapped.
+        with ExitStack() as stack:
+            for path, (dtype, shape) in wanted.items():
+                reserve(stack.enter_context(replacing(path)), dtype, shape)
     pictures = np.load(out / _PICTURES, mmap_mode="r+", allow_pickle=False)
     return (pictures, np.load(out / _DEPTH, mmap_mode="r+", allow_pickle=False) if info.depth else None), done
-
-
-def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Make an array file of its full size.
-
-    Under another name until it has that: a file that is there is one that can be mapped. Reserved at once: a disk that
-    fills up under a map kills the process without a word.
-    """
-    unfinished = path.with_suffix(".partial")
-    open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape).flush()
-    if hasattr(os, "posix_fallocate"):
-        with unfinished.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-    unfinished.replace(path)

@@ -223,6 +223,15 @@ def test_a_damaged_description_is_not_overwritten(face_pack: Path, tmp_path: Pat
     assert (tmp_path / "set.json").read_text() == "{"
 
 
+@pytest.mark.parametrize("name", ["table.jsonl", "pictures.npy", "depth.npy"])
+def test_files_of_somebody_else_are_not_overwritten(face_pack: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_text("mine")
+    with pytest.raises(DataError, match=rf"holds {name} but no set\.json.*choose another folder"):
+        next(make(face_pack, tmp_path / "set"))
+    assert files(tmp_path / "set") == {name: b"mine"}
+
+
 def test_pictures_and_rows_must_fit_together() -> None:
     rows = [toy_row(0, 1), toy_row(1, 0)]
     info = SetInfo(split="train", seed=0, n=2)

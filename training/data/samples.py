@@ -300,7 +300,7 @@ def make_set(
     recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
     info = recipe.describe(n)
     with written(out):
-        check_claim(out, info)
+        check_claim(out, info, [_TABLE, _PICTURES, _DEPTH])
         _check_room(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also
         # builds the tiles once, before the workers map them.
@@ -350,10 +350,22 @@ def written(out: Path) -> Iterator[None]:
         ) from error
 
 
-def check_claim(out: Path, info: SetInfo) -> None:
-    """Refuse a folder that holds a set made with other parameters."""
+def check_claim(out: Path, info: SetInfo, files: Sequence[str]) -> None:
+    """Refuse a folder that holds a set made with other parameters, or files of somebody else.
+
+    Args:
+        out: Folder of the set.
+        info: What the set is to be.
+        files: Names that its files have. The description is written before any of them: without one they are not ours.
+    """
     path = out / INFO
     if not path.is_file():
+        foreign = [name for name in files if (out / name).exists()]
+        if foreign:
+            raise DataError(
+                f"{out} holds {foreign[0]} but no {INFO}, so it is no set of `simulate`, and would be overwritten; "
+                f"choose another folder, or move away: {', '.join(foreign[:10])}"
+            )
         return
     try:
         found = msgspec.json.decode(path.read_bytes(), type=type(info))

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +90,49 @@ def test_a_row_cut_off_while_it_was_written_is_made_again(face_pack: Path, tmp_p
     table.write_bytes(table.read_bytes()[:-20])
     list(make(face_pack, tmp_path / "set"))
     assert files(tmp_path / "set") == files(whole)
+
+
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [
+        (9, lambda line: line[:-30] + b"\n"),
+        (9, lambda line: b"\xff" + line[1:]),
+        (5, lambda _: b""),
+        (2, lambda line: line * 2),
+        (9, lambda line: line * 2),
+    ],
+)
+def test_a_finished_set_whose_table_is_damaged_is_mended(
+    face_pack: Path, tmp_path: Path, whole: Path, line: int, damage: Callable[[bytes], bytes]
+) -> None:
+    """A line that is cut, changed, lost or doubled: as if the set had been interrupted before it."""
+    shutil.copytree(whole, tmp_path / "set")
+    table = tmp_path / "set" / "table.jsonl"
+    lines = table.read_bytes().splitlines(keepends=True)
+    lines[line] = damage(lines[line])
+    table.write_bytes(b"".join(lines))
+    list(make(face_pack, tmp_path / "set"))
+    assert files(tmp_path / "set") == files(whole)
+
+
+@pytest.mark.parametrize("name", ["pictures.npy", "depth.npy"])
+def test_an_array_that_was_cut_short_is_said_not_filled_with_black(face_pack: Path, tmp_path: Path, name: str) -> None:
+    def make_again() -> list[tuple[int, int]]:
+        return list(make_set(face_pack, tmp_path / "set", "dev", N, seed=SEED, workers=1, depth=True))
+
+    make_again()
+    before, path = files(tmp_path / "set"), tmp_path / "set" / name
+    for damaged in (before[name][:-1], before[name][:1000], before[name][:50], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name} is damaged.*delete it and run `simulate` again"):
+            make_again()
+        assert path.read_bytes() == damaged
+    np.save(path, np.zeros((N, 8, 8), np.uint8))
+    with pytest.raises(DataError, match=rf"{name} holds uint8 \(10, 8, 8\), the set needs .*delete it"):
+        make_again()
+    path.unlink()
+    make_again()
+    assert files(tmp_path / "set") == before
 
 
 @pytest.mark.parametrize("gone", ["table.jsonl", "pictures.npy"])

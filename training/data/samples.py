@@ -413,10 +413,11 @@ def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
     table, wanted = out / _TABLE, _wanted(out, info)
     done = 0
     if table.is_file() and all(path.is_file() for path in wanted):
-        # A last line without its end was cut off while it was written.
-        lines = [line for line in table.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        done = len(lines) if len(lines) >= info.n else len(lines) - len(lines) % _CHUNK
-        table.write_bytes(b"".join(lines[:done]))
+        for path, (dtype, shape) in wanted.items():
+            _check_whole(path, dtype, shape)
+        rows = _sound_rows(table)[: info.n]
+        done = len(rows) if len(rows) == info.n else len(rows) - len(rows) % _CHUNK
+        table.write_bytes(b"".join(rows[:done]))
     else:
         table.write_bytes(b"")
         # Under other names until all have their sizes: files that are there are ones that can be mapped.
@@ -425,3 +426,33 @@ def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
                 reserve(stack.enter_context(replacing(path)), dtype, shape)
     pictures = np.load(out / _PICTURES, mmap_mode="r+", allow_pickle=False)
     return (pictures, np.load(out / _DEPTH, mmap_mode="r+", allow_pickle=False) if info.depth else None), done
+
+
+def _check_whole(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Refuse an array file that is damaged; one that is too short would be filled up with zeros where it is mapped."""
+    try:
+        # Not to be written to: a map of too short a file is an error then.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete it and run `simulate` again, which makes all anew"
+        ) from error
+    if (found.dtype, found.shape) != (dtype, shape):
+        raise DataError(
+            f"{path} holds {found.dtype} {found.shape}, the set needs {dtype} {shape}; delete it and run `simulate` "
+            "again, which makes all anew"
+        )
+
+
+def _sound_rows(table: Path) -> list[bytes]:
+    """Lines of a table up to the first that is damaged or was cut off while it was written."""
+    rows = []
+    for number, line in enumerate(table.read_bytes().splitlines(keepends=True)):
+        try:
+            sound = line.endswith(b"\n") and msgspec.json.decode(line, type=SampleRow).index == number
+        except msgspec.MsgspecError:
+            sound = False
+        if not sound:
+            break
+        rows.append(line)
+    return rows

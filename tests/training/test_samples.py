@@ -6,6 +6,7 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,8 +225,23 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(
 
 def test_a_folder_that_is_a_file_is_an_error(face_pack: Path, tmp_path: Path) -> None:
     (tmp_path / "set").write_text("")
-    with pytest.raises(DataError, match="cannot write the set"):
+    with pytest.raises(DataError, match=r"cannot write the set: File exists: .*set; something else has that name"):
         next(make(face_pack, tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.EDQUOT, "free disk or choose another folder"),
+        (errno.EROFS, "choose a folder that you may write to"),
+        (errno.EACCES, "choose a folder that you may write to"),
+        (errno.EIO, "choose another folder"),
+    ],
+)
+def test_what_to_do_fits_what_the_system_says(number: int, cure: str) -> None:
+    said = re.escape(f"set: cannot write the set: {os.strerror(number)}: a/b; {cure}, and run it again")
+    with pytest.raises(DataError, match=f"^{said}$"), module.written(Path("set")):
+        raise OSError(number, os.strerror(number), "a/b")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import numpy as np
 
 from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import Split
+from training.data.samples import explained
 from training.data.shards import encode_picture, replace_file
 from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator
 from training.data.simulate.compose import CANVAS_SCALE
@@ -106,7 +107,7 @@ def contact_sheets(
             text.append(_section(species, made))
         replace_file(out / _INDEX, "\n".join(text).encode())
     except OSError as error:
-        raise DataError(f"{out}: cannot write the contact sheets ({error.strerror or error})") from error
+        raise DataError(f"{out}: cannot write the contact sheets: {explained(error)}") from error
 
 
 def _check_folder(out: Path) -> None:

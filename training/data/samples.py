@@ -8,6 +8,7 @@ stopped; the same seed gives the same set.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -38,6 +39,12 @@ __all__ = ["CropJitter", "SampleRow", "SampleSet", "SetInfo", "make_set", "make_
 
 _CHUNK = 32
 _TABLE, _PICTURES, _DEPTH = "table.jsonl", "pictures.npy", "depth.npy"
+#: What to do about an error of the system, by its numbers.
+_CURES = {
+    (errno.ENOSPC, errno.EDQUOT): "free disk or choose another folder",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "choose a folder that you may write to",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "something else has that name: choose another folder or move it away",
+}
 _Pictures: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 _Depth: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint16]]
 _Arrays: TypeAlias = tuple[_Pictures, _Depth | None]
@@ -339,15 +346,18 @@ def written(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{out}: cannot write the set ({error.strerror or error}); free disk or choose another folder, and run it "
-            "again"
-        ) from error
+        raise DataError(f"{out}: cannot write the set: {explained(error)}, and run it again") from error
     except BrokenProcessPool as error:
         raise DataError(
             f"{out}: a worker process died, often for want of memory; run it again with fewer workers, it goes on "
             "where it stopped"
         ) from error
+
+
+def explained(error: OSError) -> str:
+    """What the system says, of which file, and what to do about it."""
+    cure = next((cure for numbers, cure in _CURES.items() if error.errno in numbers), "choose another folder")
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; {cure}"
 
 
 def check_claim(out: Path, info: SetInfo, files: Sequence[str]) -> None:

@@ -154,7 +154,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
     assert not list(tmp_path.iterdir())
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"GB are needed, 0\.0 GB are free; free disk"):
+    with pytest.raises(DataError, match=r"MB are needed, 0\.0 MB are free; free disk"):
         build_tiles(people(pack), tmp_path / "tiles.npy", tile_px=TILE_PX)
     assert not list(tmp_path.iterdir())
 

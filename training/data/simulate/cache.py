@@ -31,7 +31,11 @@ def check_room(path: Path, need: int, cure: str = "free disk or choose another f
     place = next(p for p in (path, *path.resolve().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
     if free < need:
-        raise DataError(f"{path}: up to {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; {cure}")
+        raise DataError(f"{path}: up to {_size(need)} are needed, {_size(free)} are free; {cure}")
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB"
 
 
 @contextmanager

@@ -304,7 +304,7 @@ def make_studio(data: Path, cache: Path) -> Studio:
         raise DataError(f"{data} lacks {', '.join(sorted(missing))}")
     pictures = [wanted[key] for key in FACES]
     rooms = read_backgrounds(data)[[names.index(name) for name in ROOMS]]
-    tiles, meshes = build_tiles(pictures, cache / "tiles.npy"), build_meshes(data, pictures, cache / "meshes")
+    tiles, meshes = build_tiles(pictures, cache / "tiles.npy"), build_meshes(data, pictures, cache / "meshes.npy")
     return Studio(Simulator(pictures, tiles, rooms, seed=_SEED, meshes=meshes, depth=True))
 
 

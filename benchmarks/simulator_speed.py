@@ -68,7 +68,7 @@ class Setup:
             seed=self.seed,
             picture_px=self.picture_px,
             sensors_px=sensors,
-            meshes=build_meshes(self.data, pictures, self.cache / f"meshes_{self.split}"),
+            meshes=build_meshes(self.data, pictures, self.cache / f"meshes_{self.split}.npy"),
             device=self.device,
         )
 

@@ -208,7 +208,7 @@ def _presentations(data: Path, people: list[FacePicture], per_species: int, *, d
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         # Copies: what they map is deleted with the folder.
         tiles = np.array(build_tiles(people, Path(folder) / "tiles.npy", tile_px=tile_px_for(PICTURE_PX)))
-        meshes = build_meshes(data, people, Path(folder) / "meshes")
+        meshes = build_meshes(data, people, Path(folder) / "meshes.npy")
         simulator = Simulator(
             people, tiles, free_rooms(data), seed=SEED, picture_px=PICTURE_PX, meshes=meshes, depth=depth
         )

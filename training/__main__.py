@@ -48,19 +48,32 @@ class Encoding(enum.StrEnum):
     JPG = "jpg"
 
 
+_ARRAYS, _SHARDS, _SHEETS = "arrays (--format npy)", "shards (--format webdataset)", "contact sheets (--preview)"
+#: Parameters of `simulate` that not all of what it makes knows: the option, and what it is for.
+_USED_FOR = {
+    "n": ("-n", (_ARRAYS, _SHARDS)),
+    "workers": ("--workers", (_ARRAYS, _SHARDS)),
+    "layout": ("--format", (_ARRAYS, _SHARDS)),
+    "encoding": ("--encoding", (_SHARDS,)),
+    "shard_size": ("--shard-size", (_SHARDS,)),
+    "tiles": ("--tiles", (_SHEETS,)),
+}
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: all cores.")]
 
 
 @app.command()
 def simulate(  # noqa: PLR0917 - typer passes by name
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the set; tiles are cached beside it.")] = None,
+    context: typer.Context,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the set, or of contact sheets; tiles are cached beside it.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The same, by name.")] = None,
     split: Annotated[str, typer.Option(help="Identities: train, dev or test.")] = "train",
-    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 9600,
-    seed: Annotated[int, typer.Option(help="Seed of the set; the same seed gives the same set.")] = 101,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of samples.")] = 9600,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the set; the same seed gives the same set.")] = 101,
     data: DataOption = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: all cores.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
     depth: Annotated[bool, typer.Option("--depth", help="Simulate a depth camera too.")] = False,
     picture_px: Annotated[
         int, typer.Option(min=128, max=512, help="Side of the pictures; larger ones are sharper and take longer.")
@@ -73,20 +86,23 @@ def simulate(  # noqa: PLR0917 - typer passes by name
         Layout, typer.Option("--format", help="npy: arrays for training; webdataset: tar shards.")
     ] = Layout.NPY,
     encoding: Annotated[Encoding, typer.Option(help="Pictures in shards: png keeps every bit.")] = Encoding.PNG,
-    shard_size: Annotated[int, typer.Option(help="Samples per shard.")] = 1000,
-    preview: Annotated[Path | None, typer.Option(help="Draw contact sheets into this folder instead.")] = None,
-    tiles: Annotated[int, typer.Option(help="Samples per row of a contact sheet.")] = 8,
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples per shard.")] = 1000,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Draw contact sheets instead, by default into preview/sheets.")
+    ] = False,
+    tiles: Annotated[int, typer.Option(min=1, help="Samples per row of a contact sheet.")] = 8,
 ) -> None:
     """Make a set of simulated bona fide presentations and attacks; goes on where it was interrupted."""
-    named = [path for path in (folder, out, preview) if path is not None]
+    named = [path for path in (folder, out) if path is not None] or [Path("preview/sheets")] * preview
     if len(named) != 1:
-        raise typer.BadParameter("name one folder: of a set (FOLDER or --out), or of contact sheets (--preview)")
+        raise typer.BadParameter("name one folder, FOLDER or --out; contact sheets (--preview) need none")
+    _check_used(context, _SHEETS if preview else _ARRAYS if layout is Layout.NPY else _SHARDS)
     pack, part, view = data_folder(data), cast(Split, split), View(picture_px=picture_px, canvas_scale=canvas)
     steps: Iterator[tuple[int, int]]
-    if preview is not None:
+    if preview:
         from training.data.preview import contact_sheets
 
-        steps, total = contact_sheets(pack, preview, part, seed=seed, tiles=tiles, depth=depth, **view), None
+        steps, total = contact_sheets(pack, named[0], part, seed=seed, tiles=tiles, depth=depth, **view), None
     elif layout is Layout.NPY:
         steps, total = make_set(pack, named[0], part, n, seed=seed, workers=workers, depth=depth, **view), n
     else:
@@ -97,11 +113,25 @@ def simulate(  # noqa: PLR0917 - typer passes by name
             shard_size=shard_size, **view,
         ), n  # fmt: skip
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = 0
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task(f"simulating {split}", total=total)
         for done, all_ in steps:
             progress.update(bar, completed=done, total=all_)
-    console.print(str(named[0] / "index.md") if preview is not None else str(named[0]))
+        if not done:
+            progress.remove_task(bar)
+    made = str(named[0] / "index.md") if preview else str(named[0])
+    console.print(made if done else f"{made} is there already, with all its {n} samples", markup=False, soft_wrap=True)
+
+
+def _check_used(context: typer.Context, product: str) -> None:
+    """Refuse options that would change nothing."""
+    for name, (option, products) in _USED_FOR.items():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE" and product not in products:
+            raise typer.BadParameter(
+                f"{option} is for {' and '.join(products)}, and would change nothing of {product}; leave it out"
+            )
 
 
 @app.command("sample-pack")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,13 @@ from typing import Literal, get_args
 import cv2
 import msgspec
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from benchmarks.rivals import fas_aug, spoofing_clues
 from fasedge.geometry import crop_square
 from fasedge.types import UInt8Array
 from training.data.clues import colour_jitter
 from training.data.manifest import FacePicture, Split, read_manifest
+from training.data.simulate.cache import reserve
 from training.data.simulate.draws import Draws
 from training.data.simulate.scene import TILE_SCALE, build_tiles, read_backgrounds
 from training.data.simulate.simulator import PICTURE_PX
@@ -257,12 +256,7 @@ def make_rival_set(recipe: Recipe, out: Path, n: int, *, workers: int = 2) -> It
 def _fill(folder: Path, n: int, workers: int, recipe: Recipe) -> Iterator[tuple[int, int]]:
     """Write pictures and table, in parallel."""
     path = folder / "pictures.npy"
-    pictures = open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, recipe.picture_px, recipe.picture_px, 3))
-    pictures.flush()
-    if hasattr(os, "posix_fallocate"):
-        # Reserved at once: a disk that fills up under a map kills the process without a word.
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    pictures = reserve(path, np.uint8, (n, recipe.picture_px, recipe.picture_px, 3))
     chunks = [list(range(first, min(first + CHUNK, n))) for first in range(0, n, CHUNK)]
     pool = ProcessPoolExecutor(
         min(workers, len(chunks)), multiprocessing.get_context("spawn"), initializer=_start, initargs=(recipe,)

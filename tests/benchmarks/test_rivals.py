@@ -308,7 +308,7 @@ def test_a_set_that_was_given_up_leaves_nothing_behind(pack: Path, tmp_path: Pat
     run = make_rival_set(recipe(pack, tmp_path, "spsc"), tmp_path / "set", 70, workers=1)
     next(run)
     run.close()  # type: ignore[attr-defined]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiles_dev.key", "tiles_dev.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiles_dev.npy"]
 
 
 def test_requests_that_cannot_be_met_are_refused_by_name(pack: Path, tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_real_portraits_are_no_flatter_than_simulated_people(tmp_path: Path) -> 
     from training.data.simulate.mesh import build_meshes
 
     pictures = read_manifest(data, ["dev"])[::16]
-    meshes, canvas, found = build_meshes(data, pictures, tmp_path / "meshes"), grid(SIZE, SIZE), []
+    meshes, canvas, found = build_meshes(data, pictures, tmp_path / "meshes.npy"), grid(SIZE, SIZE), []
     for i in range(len(pictures)):
         # Both ends of what is drawn.
         d = parameters("bona_fide", "bona_fide", depth_relief=(0.9, 1.1)[i % 2])

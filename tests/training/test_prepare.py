@@ -258,7 +258,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_work(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(preparing.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"GB are needed, 0\.0 GB are free"):
+    with pytest.raises(DataError, match=r"MB are needed, 0\.0 MB are free"):
         run(request(tree.root, tmp_path / "out"))
 
 

@@ -6,8 +6,9 @@ import errno
 import json
 import multiprocessing
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,49 @@ def test_a_row_cut_off_while_it_was_written_is_made_again(face_pack: Path, tmp_p
     assert files(tmp_path / "set") == files(whole)
 
 
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [
+        (9, lambda line: line[:-30] + b"\n"),
+        (9, lambda line: b"\xff" + line[1:]),
+        (5, lambda _: b""),
+        (2, lambda line: line * 2),
+        (9, lambda line: line * 2),
+    ],
+)
+def test_a_finished_set_whose_table_is_damaged_is_mended(
+    face_pack: Path, tmp_path: Path, whole: Path, line: int, damage: Callable[[bytes], bytes]
+) -> None:
+    """A line that is cut, changed, lost or doubled: as if the set had been interrupted before it."""
+    shutil.copytree(whole, tmp_path / "set")
+    table = tmp_path / "set" / "table.jsonl"
+    lines = table.read_bytes().splitlines(keepends=True)
+    lines[line] = damage(lines[line])
+    table.write_bytes(b"".join(lines))
+    list(make(face_pack, tmp_path / "set"))
+    assert files(tmp_path / "set") == files(whole)
+
+
+@pytest.mark.parametrize("name", ["pictures.npy", "depth.npy"])
+def test_an_array_that_was_cut_short_is_said_not_filled_with_black(face_pack: Path, tmp_path: Path, name: str) -> None:
+    def make_again() -> list[tuple[int, int]]:
+        return list(make_set(face_pack, tmp_path / "set", "dev", N, seed=SEED, workers=1, depth=True))
+
+    make_again()
+    before, path = files(tmp_path / "set"), tmp_path / "set" / name
+    for damaged in (before[name][:-1], before[name][:1000], before[name][:50], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name} is damaged.*delete it and run `simulate` again"):
+            make_again()
+        assert path.read_bytes() == damaged
+    np.save(path, np.zeros((N, 8, 8), np.uint8))
+    with pytest.raises(DataError, match=rf"{name} holds uint8 \(10, 8, 8\), the set needs .*delete it"):
+        make_again()
+    path.unlink()
+    make_again()
+    assert files(tmp_path / "set") == before
+
+
 @pytest.mark.parametrize("gone", ["table.jsonl", "pictures.npy"])
 def test_a_set_that_lost_a_file_is_made_again(face_pack: Path, tmp_path: Path, whole: Path, gone: str) -> None:
     run = make(face_pack, tmp_path / "set")
@@ -143,21 +187,61 @@ def test_an_unknown_split_claims_no_folder(face_pack: Path, tmp_path: Path) -> N
     assert not (tmp_path / "set").exists()
 
 
-def test_a_full_disk_is_an_error_before_the_first_sample(
-    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fits", [0, 1])
+def test_a_full_disk_is_an_error_before_the_first_sample_and_leaves_nothing_on_it(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fits: int
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    """A quota or another writer, of whom the free space knows nothing: the first or the second array does not fit."""
+    reserved: list[int] = []
 
+    def full(_file: int, _start: int, size: int) -> None:
+        reserved.append(size)
+        if len(reserved) > fits:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    list(make(face_pack, tmp_path / "first"))
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(DataError, match="No space left"):
-        next(make(face_pack, tmp_path / "set"))
+        next(make_set(face_pack, tmp_path / "set", "dev", N, seed=SEED, workers=1, depth=True))
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"set.json", "table.jsonl"}
+    assert len(reserved) == fits + 1
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_made(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(face_pack, tmp_path / "begun")
+    next(run)
+    run.close()  # type: ignore[attr-defined]
+    usage = shutil.disk_usage(tmp_path)._replace(free=10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(DataError, match=r"set: up to 184\.3 GB are needed, 1\.0 GB are free; free disk or choose"):
+        next(make_set(face_pack, tmp_path / "new" / "set", "dev", 10**6, seed=SEED, depth=True))
+    assert not (tmp_path / "new").exists()
+    # What has begun has its place.
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    assert list(make(face_pack, tmp_path / "begun"))[-1] == (N, N)
 
 
 def test_a_folder_that_is_a_file_is_an_error(face_pack: Path, tmp_path: Path) -> None:
     (tmp_path / "set").write_text("")
-    with pytest.raises(DataError, match="cannot write the set"):
+    with pytest.raises(DataError, match=r"cannot write the set: File exists: .*set; something else has that name"):
         next(make(face_pack, tmp_path / "set"))
+
+
+@pytest.mark.parametrize(
+    ("number", "cure"),
+    [
+        (errno.EDQUOT, "free disk or choose another folder"),
+        (errno.EROFS, "choose a folder that you may write to"),
+        (errno.EACCES, "choose a folder that you may write to"),
+        (errno.EIO, "choose another folder"),
+    ],
+)
+def test_what_to_do_fits_what_the_system_says(number: int, cure: str) -> None:
+    said = re.escape(f"set: cannot write the set: {os.strerror(number)}: a/b; {cure}, and run it again")
+    with pytest.raises(DataError, match=f"^{said}$"), module.written(Path("set")):
+        raise OSError(number, os.strerror(number), "a/b")
 
 
 @pytest.mark.parametrize(
@@ -196,6 +280,15 @@ def test_a_damaged_description_is_not_overwritten(face_pack: Path, tmp_path: Pat
     with pytest.raises(DataError, match="is damaged"):
         next(make(face_pack, tmp_path))
     assert (tmp_path / "set.json").read_text() == "{"
+
+
+@pytest.mark.parametrize("name", ["table.jsonl", "pictures.npy", "depth.npy"])
+def test_files_of_somebody_else_are_not_overwritten(face_pack: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / name).write_text("mine")
+    with pytest.raises(DataError, match=rf"holds {name} but no set\.json.*choose another folder"):
+        next(make(face_pack, tmp_path / "set"))
+    assert files(tmp_path / "set") == {name: b"mine"}
 
 
 def test_pictures_and_rows_must_fit_together() -> None:

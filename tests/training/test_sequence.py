@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from tests.training import test_masks
 from training.data.samples import make_simulator
-from training.data.simulate import Simulator, sequence
+from training.data.simulate import BONA_FIDE, SPECIES, Simulator, depth, sequence
 from training.data.simulate.draws import Draws
 from training.data.simulate.moment import Memory, Moment, enter_camera, held, moved
 from training.data.simulate.motion import MovingHead, Pose, blink_closure
@@ -260,3 +261,73 @@ def test_the_box_follows_the_head(
     dx, dy = (clip.boxes_xyxy[1] - clip.boxes_xyxy[0])[:2]
     assert float(dx) == pytest.approx(expected, rel=0.03)
     assert float(dy) == pytest.approx(0, abs=0.2)
+
+
+# --- with meshes and depth ------------------------------------------------------------------------------------------
+
+
+def with_meshes() -> Simulator:
+    """Masks and partial attacks on drawn faces, and a depth camera; pictures of 64 px."""
+    return test_masks.simulator(mesh=test_masks.meshes(8), depth=True)
+
+
+@pytest.fixture(scope="module")
+def kinds() -> dict[str, int]:
+    """The first sample of every sub-type and of bona fide."""
+    simulator, found = with_meshes(), dict[str, int]()
+    for i in range(200):
+        found.setdefault(str(simulator.draw(i).values.get("subtype", BONA_FIDE)), i)
+    assert found.keys() == {BONA_FIDE, *(kind for species in SPECIES.values() for kind in species.subtypes)}
+    return found
+
+
+def test_clips_of_every_kind_have_depth_and_repeat_bit_for_bit(kinds: dict[str, int]) -> None:
+    simulator, again = with_meshes(), with_meshes()
+    for kind, index in kinds.items():
+        clip, other = (s.clip(index, 0.3, 10) for s in (simulator, again))
+        assert clip.subtype == kind
+        assert clip.depth_mm is not None
+        assert other.depth_mm is not None
+        assert (clip.depth_mm.dtype, clip.depth_mm.shape) == (np.uint16, clip.frames.shape[:3])
+        assert clip.depth_mm.any()
+        np.testing.assert_array_equal(clip.depth_mm, other.depth_mm, err_msg=kind)
+        np.testing.assert_array_equal(clip.frames, other.frames, err_msg=kind)
+        # Noise of the depth camera is fresh in each frame, as that of the colour camera is.
+        for frames in (clip.frames, clip.depth_mm):
+            assert len({frame.tobytes() for frame in frames}) == 3, kind
+
+
+@pytest.mark.parametrize("kind", [BONA_FIDE, *test_masks.KINDS])
+def test_face_mask_depth_and_box_move_together(
+    kind: str, kinds: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A head that sways by five pixels: what is worn and its shape sway with it."""
+    simulator, index, shift = with_meshes(), kinds[kind], 5
+    values = simulator.draw(index).values
+    # In tile units, as in the test of the box above; a picture of 64 px has 32 to a canvas unit.
+    sway = shift / 32 * 2.0 / 2.8 * float(values["view_zoom"]) * (-1 if values["view_mirror"] else 1)
+    plain = sequence.head_tracks
+
+    def swaying(d: Draws, species: str, times: np.ndarray) -> dict[str, np.ndarray]:
+        still = {name: np.zeros_like(track) for name, track in plain(d, species, times).items()}
+        return still | {"head_x": np.array([0.0, sway], np.float32), "head_content_s": np.array([0.0, 1.0], np.float32)}
+
+    def resting(_d: Draws, _still: Draws, _times: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: np.zeros(2, np.float32) for name in ("view_roll", "view_tilt_x", "view_tilt_y")}
+
+    monkeypatch.setattr(sequence, "head_tracks", swaying)
+    monkeypatch.setattr(sequence, "view_tracks", resting)
+    monkeypatch.setattr(depth, "measure", lambda surface, _: (surface.depth_m[:, 0] * 1000).round().int())
+    clip = simulator.clip(index, 0.2, 10)
+    assert clip.depth_mm is not None
+    np.testing.assert_allclose(clip.boxes_xyxy[1] - clip.boxes_xyxy[0], [shift, 0, shift, 0], atol=0.01)
+    x1, y1, x2, y2 = clip.boxes_xyxy[0].round().astype(int) + np.array([3, 3, -3, -3])
+
+    def away(frames: np.ndarray, by: int) -> float:
+        first, second = frames.astype(float)
+        return float(np.abs(second[y1:y2, x1 + by : x2 + by] - first[y1:y2, x1:x2]).mean())
+
+    moved = [min(range(-9, 10), key=lambda by: away(frames, by)) for frames in (clip.depth_mm, clip.frames)]
+    assert moved[0] == shift
+    assert abs(moved[1] - shift) <= 1  # noise, and light that stays
+    assert away(clip.depth_mm, shift) < 0.1 * away(clip.depth_mm, 0)

@@ -199,6 +199,15 @@ def test_a_folder_with_another_set_is_refused(
             list(make_set(face_pack, tmp_path, "dev", N, seed=SEED, workers=1))
 
 
+@pytest.mark.parametrize("name", ["manifest.jsonl", SHARDS[2]])
+def test_files_of_somebody_else_are_not_overwritten(face_pack: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    (tmp_path / "notes.txt").write_text("of no concern")
+    with pytest.raises(DataError, match=rf"holds {name} but no set\.json.*choose another folder"):
+        list(make(face_pack, tmp_path))
+    assert set(files(tmp_path)) == {name, "notes.txt"}
+
+
 def test_an_unreadable_picture_is_named_and_claims_no_folder(face_pack: Path, tmp_path: Path) -> None:
     from tests.training.fixtures.face_pack import write_face_pack
 

@@ -53,6 +53,66 @@ def test_simulate_preview_draws_a_sheet_per_species_and_lists_every_tile(
     assert "index.md" in "".join(capsys.readouterr().out.split())
 
 
+def test_simulate_preview_has_a_folder_of_its_own(
+    face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "simulate", "--preview", "--tiles", 1, "--split", "dev", "--data", face_pack) == 0
+    assert (tmp_path / "preview" / "sheets" / "index.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("--preview", "sheets", "-n", 9600), "-n is for arrays"),
+        (("--preview", "--workers", 2), "--workers is for arrays"),
+        (("--preview", "--format", "webdataset"), "--format is for arrays"),
+        (("--preview", "--encoding", "jpg"), "--encoding is for shards"),
+        (("set", "--encoding", "jpg"), "--encoding is for shards"),
+        (("set", "--shard-size", 9), "--shard-size is for shards"),
+        (("set", "--tiles", 3), "--tiles is for contact sheets"),
+        (("set", "--format", "webdataset", "--tiles", 8), "--tiles is for contact sheets"),
+    ],
+)
+def test_simulate_refuses_options_that_would_change_nothing(  # noqa: PLR0917 - fixtures
+    arguments: tuple[object, ...],
+    option: str,
+    face_pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "simulate", *arguments, "--data", face_pack) == 2
+    assert option in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("-n", -3), ("-n", 0), ("--workers", 0), ("--seed", -1), ("--shard-size", 0), ("--tiles", 0)]
+)
+def test_simulate_refuses_impossible_numbers_before_it_draws_a_bar(
+    option: str, value: int, face_pack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "simulate", "set", "--data", face_pack, option, value) == 2
+    said = capsys.readouterr()
+    assert not said.out
+    assert f"Invalid value for '{option}'" in said.err
+
+
+@pytest.mark.parametrize("form", [(), ("--format", "webdataset")])
+def test_simulate_says_that_a_set_is_there_already(
+    face_pack: Path, tmp_path: Path, form: tuple[str, ...], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    arguments = ("--split", "dev", "-n", 3, "--seed", 3, "--data", face_pack, "--workers", 1, *form)
+    out = tmp_path / "set"
+    assert run(monkeypatch, "simulate", out, *arguments) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    assert run(monkeypatch, "simulate", out, *arguments) == 0
+    assert capsys.readouterr().out.split("\n", 1)[1] == f"{out} is there already, with all its 3 samples\n"
+
+
 def test_simulate_writes_webdataset_shards(face_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--split", "dev", "-n", 3, "--seed", 3, "--data", face_pack, "--workers", 1, "--shard-size", 2)
     out = tmp_path / "set"
@@ -63,7 +123,9 @@ def test_simulate_writes_webdataset_shards(face_pack: Path, tmp_path: Path, monk
     assert [sample.row.index for sample in read_shards(out)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("arguments", [(), ("a", "--out", "b"), ("a", "--preview", "b")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("a", "--out", "b"), ("a", "--preview", "b"), ("a", "--out", "b", "--preview")]
+)
 def test_simulate_wants_one_folder(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "simulate", *arguments) == 2
 
@@ -235,11 +297,9 @@ def one_class(sets: Path, folder: Path) -> Path:
         (("simulate", "{tmp}/set"), "set FASEDGE_DATA or pass --data"),
         (("simulate", "{tmp}/set", "--data", "{tmp}"), "no manifest.csv"),
         (("simulate", "{tmp}/set", "--data", "{pack}", "--split", "validation"), "unknown split"),
-        (("simulate", "{tmp}/set", "--data", "{pack}", "-n", "0"), "n >= 1"),
-        (("simulate", "{tmp}/set", "--data", "{pack}", "--workers", "0"), "workers >= 1"),
         (("simulate", "{sets}/dev", "--data", "{pack}", "--split", "dev", "-n", "13"), "holds another set"),
-        (("simulate", "{tmp}/a_file", "--data", "{pack}", "--split", "dev"), "cannot write the set"),
-        (("simulate", "--preview", "{tmp}/a_file", "--data", "{pack}"), "a_file"),
+        (("simulate", "{tmp}/a_file", "--data", "{pack}", "--split", "dev"), "move it away, and run"),
+        (("simulate", "--preview", "{tmp}/a_file", "--data", "{pack}"), "a_file; something else has that name"),
         (("confounds", "{tmp}/[/none]"), "[/none]"),
         (("confounds", "{tmp}/one_class"), "no attack presentation"),
         (("fit", "{tmp}/none.toml", "--train", "a", "--dev", "b", "--out", "{tmp}/run"), "cannot be read"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from training.data.align import CropRule
 from training.data.parts import (
@@ -36,6 +34,7 @@ from training.data.parts import (
 from training.data.presentations import check_readable
 from training.data.protocols.record import BONA_FIDE, SPLITS, Protocol, Record, listed
 from training.data.samples import written
+from training.data.simulate.cache import check_room, reserve
 from training.data.table import SetInfo
 from training.errors import DataError, ProtocolError
 
@@ -212,13 +211,8 @@ def _check_room(request: Request) -> None:
     crop = rule.picture_px**2 * (3 + (2 if rule.depth else 0)) * rule.frames
     sizes = [crop * len(request.protocol.records.get(split, ())) for split in SPLITS]
     need = int((sum(sizes) + max(sizes)) * _ROOM)
-    place = next(p for p in (request.out, *request.out.resolve().parents) if p.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < need:
-        raise DataError(
-            f"{request.out}: up to {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free; free disk, choose "
-            f"another folder, or take fewer frames with --frames{'' if rule.shown is None else ' or a smaller --scale'}"
-        )
+    fewer = f"take fewer frames with --frames{'' if rule.shown is None else ' or a smaller --scale'}"
+    check_room(request.out, need, f"free disk, choose another folder, or {fewer}")
 
 
 def _work(request: Request, todo: list[Record]) -> Iterator[int]:
@@ -305,12 +299,7 @@ def _reserved(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -
     if not shape[0]:  # a map cannot be empty
         np.save(path, np.empty(shape, dtype))
         return np.empty(shape, dtype)
-    array = open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-    array.flush()
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array
+    return reserve(path, dtype, shape)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 
 from fasedge.types import UInt8Array, UInt16Array
 from training.data.manifest import Split
+from training.data.samples import explained
 from training.data.shards import encode_picture, replace_file
-from training.data.simulate import BONA_FIDE, Sample, Simulator
+from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.draws import Value
 from training.data.simulate.simulator import PICTURE_PX
@@ -41,6 +42,8 @@ _PATIENCE = 400
 #: Millimetres over which the colours of a depth map are spread: a face and what is round it.
 _DEPTH_SPAN_MM = 150.0
 _BATCH = 16
+#: The list of parameters, and how it begins.
+_INDEX, _TITLE = "index.md", "# Simulated samples"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,10 +79,11 @@ def contact_sheets(
         ``(done, n)`` samples, for a progress bar.
 
     Raises:
-        DataError: A number is out of range, or a sheet cannot be written.
+        DataError: A number is out of range, the folder holds files of somebody else, or a sheet cannot be written.
     """
     if tiles < 1 or seed < 0:
         raise DataError(f"contact sheets need at least 1 tile per row and a seed >= 0, got {tiles} and {seed}")
+    _check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         simulator = make_simulator(
@@ -87,7 +91,9 @@ def contact_sheets(
         )
         rows = choose(simulator, tiles)
         n, done = sum(len(indices) for kinds in rows.values() for indices in kinds.values()), 0
-        text = [f"# Simulated samples, split {split}, seed {seed}\n"]
+        text = [f"{_TITLE}, split {split}, seed {seed}\n"]
+        # First: sheets without it are not ours.
+        replace_file(out / _INDEX, text[0].encode())
         for species, kinds in rows.items():
             made: dict[str, list[_Tile]] = {}
             for kind, indices in kinds.items():
@@ -99,9 +105,22 @@ def contact_sheets(
                     yield done, n
             replace_file(out / f"{species}.png", encode_picture(_sheet(made, tiles), "png"))
             text.append(_section(species, made))
-        replace_file(out / "index.md", "\n".join(text).encode())
+        replace_file(out / _INDEX, "\n".join(text).encode())
     except OSError as error:
-        raise DataError(f"{out}: cannot write the contact sheets ({error.strerror or error})") from error
+        raise DataError(f"{out}: cannot write the contact sheets: {explained(error)}") from error
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse to overwrite what is not ours."""
+    index = out / _INDEX
+    if index.is_file() and index.read_bytes().startswith(_TITLE.encode()):
+        return
+    foreign = [name for name in (_INDEX, *(f"{s}.png" for s in (BONA_FIDE, *SPECIES))) if (out / name).exists()]
+    if foreign:
+        raise DataError(
+            f"{out} holds {foreign[0]}, which is no contact sheet of `simulate` and would be overwritten; choose "
+            f"another folder, or move away: {', '.join(foreign)}"
+        )
 
 
 def choose(simulator: Simulator, tiles: int) -> dict[str, dict[str, list[int]]]:

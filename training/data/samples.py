@@ -8,11 +8,13 @@ stopped; the same seed gives the same set.
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,13 +22,13 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array, UInt16Array
 from training.data.frames import Frames
 from training.data.manifest import Split
 from training.data.relief import RELIEF, read_relief
+from training.data.simulate.cache import check_room, replacing, reserve
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.table import INFO, SIMULATOR_VERSION, SampleRow, SetInfo, check_folder
@@ -37,6 +39,12 @@ __all__ = ["CropJitter", "SampleRow", "SampleSet", "SetInfo", "make_set", "make_
 
 _CHUNK = 32
 _TABLE, _PICTURES, _DEPTH = "table.jsonl", "pictures.npy", "depth.npy"
+#: What to do about an error of the system, by its numbers.
+_CURES = {
+    (errno.ENOSPC, errno.EDQUOT): "free disk or choose another folder",
+    (errno.EROFS, errno.EACCES, errno.EPERM): "choose a folder that you may write to",
+    (errno.EEXIST, errno.ENOTDIR, errno.EISDIR): "something else has that name: choose another folder or move it away",
+}
 _Pictures: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint8]]
 _Depth: TypeAlias = np.memmap[tuple[int, ...], np.dtype[np.uint16]]
 _Arrays: TypeAlias = tuple[_Pictures, _Depth | None]
@@ -304,7 +312,8 @@ def make_set(
     recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
     info = recipe.describe(n)
     with written(out):
-        check_claim(out, info)
+        check_claim(out, info, [_TABLE, _PICTURES, _DEPTH])
+        _check_room(out, info)
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind. It also
         # builds the tiles once, before the workers map them.
         simulator = recipe.simulator()
@@ -342,10 +351,7 @@ def written(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"{out}: cannot write the set ({error.strerror or error}); free disk or choose another folder, and run it "
-            "again"
-        ) from error
+        raise DataError(f"{out}: cannot write the set: {explained(error)}, and run it again") from error
     except BrokenProcessPool as error:
         raise DataError(
             f"{out}: a worker process died, often for want of memory; run it again with fewer workers, it goes on "
@@ -353,10 +359,28 @@ def written(out: Path) -> Iterator[None]:
         ) from error
 
 
-def check_claim(out: Path, info: SetInfo) -> None:
-    """Refuse a folder that holds a set made with other parameters."""
+def explained(error: OSError) -> str:
+    """What the system says, of which file, and what to do about it."""
+    cure = next((cure for numbers, cure in _CURES.items() if error.errno in numbers), "choose another folder")
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}; {cure}"
+
+
+def check_claim(out: Path, info: SetInfo, files: Sequence[str]) -> None:
+    """Refuse a folder that holds a set made with other parameters, or files of somebody else.
+
+    Args:
+        out: Folder of the set.
+        info: What the set is to be.
+        files: Names that its files have. The description is written before any of them: without one they are not ours.
+    """
     path = out / INFO
     if not path.is_file():
+        foreign = [name for name in files if (out / name).exists()]
+        if foreign:
+            raise DataError(
+                f"{out} holds {foreign[0]} but no {INFO}, so it is no set of `simulate`, and would be overwritten; "
+                f"choose another folder, or move away: {', '.join(foreign[:10])}"
+            )
         return
     try:
         found = msgspec.json.decode(path.read_bytes(), type=type(info))
@@ -382,36 +406,68 @@ def _store(arrays: _Arrays, indices: Sequence[int], block: Block) -> None:
         depth_mm.flush()
 
 
-def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
-    """Claim the folder, open its arrays for writing, and say how many samples are done."""
-    claim(out, info)
-    table, shape = out / _TABLE, (info.n, info.picture_px, info.picture_px)
+def _wanted(out: Path, info: SetInfo) -> dict[Path, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Array files of a set, with the type and the shape of each."""
+    shape = (info.n, info.picture_px, info.picture_px)
     wanted: dict[Path, tuple[np.dtype[Any], tuple[int, ...]]] = {out / _PICTURES: (np.dtype(np.uint8), (*shape, 3))}
     if info.depth:
         wanted[out / _DEPTH] = (np.dtype(np.uint16), shape)
+    return wanted
+
+
+def _check_room(out: Path, info: SetInfo) -> None:
+    """Refuse a disk that is too small for what is not there yet."""
+    wanted = _wanted(out, info)
+    if not all(path.is_file() for path in wanted):
+        check_room(out, sum(dtype.itemsize * math.prod(shape) for dtype, shape in wanted.values()))
+
+
+def _open_set(out: Path, info: SetInfo) -> tuple[_Arrays, int]:
+    """Claim the folder, open its arrays for writing, and say how many samples are done."""
+    claim(out, info)
+    table, wanted = out / _TABLE, _wanted(out, info)
     done = 0
     if table.is_file() and all(path.is_file() for path in wanted):
-        # A last line without its end was cut off while it was written.
-        lines = [line for line in table.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        done = len(lines) if len(lines) >= info.n else len(lines) - len(lines) % _CHUNK
-        table.write_bytes(b"".join(lines[:done]))
+        for path, (dtype, shape) in wanted.items():
+            _check_whole(path, dtype, shape)
+        rows = _sound_rows(table)[: info.n]
+        done = len(rows) if len(rows) == info.n else len(rows) - len(rows) % _CHUNK
+        table.write_bytes(b"".join(rows[:done]))
     else:
         table.write_bytes(b"")
-        for path, (dtype, full) in wanted.items():
-            _reserve(path, dtype, full)
+        # Under other names until all have their sizes: files that are there are ones that can be mapped.
+        with ExitStack() as stack:
+            for path, (dtype, shape) in wanted.items():
+                reserve(stack.enter_context(replacing(path)), dtype, shape)
     pictures = np.load(out / _PICTURES, mmap_mode="r+", allow_pickle=False)
     return (pictures, np.load(out / _DEPTH, mmap_mode="r+", allow_pickle=False) if info.depth else None), done
 
 
-def _reserve(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Make an array file of its full size.
+def _check_whole(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Refuse an array file that is damaged; one that is too short would be filled up with zeros where it is mapped."""
+    try:
+        # Not to be written to: a map of too short a file is an error then.
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} is damaged ({error}); delete it and run `simulate` again, which makes all anew"
+        ) from error
+    if (found.dtype, found.shape) != (dtype, shape):
+        raise DataError(
+            f"{path} holds {found.dtype} {found.shape}, the set needs {dtype} {shape}; delete it and run `simulate` "
+            "again, which makes all anew"
+        )
 
-    Under another name until it has that: a file that is there is one that can be mapped. Reserved at once: a disk that
-    fills up under a map kills the process without a word.
-    """
-    unfinished = path.with_suffix(".partial")
-    open_memmap(unfinished, mode="w+", dtype=dtype, shape=shape).flush()
-    if hasattr(os, "posix_fallocate"):
-        with unfinished.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
-    unfinished.replace(path)
+
+def _sound_rows(table: Path) -> list[bytes]:
+    """Lines of a table up to the first that is damaged or was cut off while it was written."""
+    rows = []
+    for number, line in enumerate(table.read_bytes().splitlines(keepends=True)):
+        try:
+            sound = line.endswith(b"\n") and msgspec.json.decode(line, type=SampleRow).index == number
+        except msgspec.MsgspecError:
+            sound = False
+        if not sound:
+            break
+        rows.append(line)
+    return rows

@@ -98,7 +98,7 @@ def make_shards(
     )  # fmt: skip
     recipe = Recipe(data, out.parent, split, seed, depth, picture_px, canvas_scale)
     with written(out):
-        check_claim(out, info)
+        check_claim(out, info, [MANIFEST, *(info.shard_name(number) for number in range(info.shards))])
         finished = (out / MANIFEST).is_file()
         # Before anything is claimed: an unknown split or a missing picture must not leave a folder behind.
         simulator = None if finished else recipe.simulator()

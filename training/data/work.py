@@ -128,7 +128,7 @@ def make_simulator(
     tile_px = tile_px_for(picture_px)
     name = f"tiles_{split}.npy" if tile_px == TILE_PX else f"tiles_{split}_{tile_px}.npy"
     tiles = build_tiles(pictures, cache / name, tile_px=tile_px)
-    meshes = build_meshes(data, pictures, cache / f"meshes_{split}")
+    meshes = build_meshes(data, pictures, cache / f"meshes_{split}.npy")
     rooms = read_backgrounds(data)
     return Simulator(
         pictures,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.lib.format import header_data_from_array_1_0, write_array_header_1_0
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fasedge.geometry import crop_square
 from fasedge.types import FloatArray
 from training.data.manifest import FacePicture
+from training.data.simulate.cache import cached
 from training.data.simulate.scene import TILE_SCALE
 from training.errors import DataError
 
@@ -84,11 +85,11 @@ class FaceMeshes:
         return len(self.landmarks)
 
     def __getitem__(self, pictures: Sequence[int]) -> MeshBatch:
-        """Meshes of the pictures with these numbers, in this order."""
+        """Meshes of the pictures with these numbers, in this order, on the device that is torch's default."""
         chosen = np.asarray(pictures, np.int64).reshape(-1)
 
         def tensor(values: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(np.asarray(values[chosen], np.float32))
+            return torch.from_numpy(np.asarray(values[chosen], np.float32)).to(torch.get_default_device())
 
         return MeshBatch(
             tensor(self.landmarks), tensor(self.relief).unsqueeze(1), tensor(self.uv), tensor(self.position)
@@ -101,31 +102,31 @@ class FaceMeshes:
 
 
 def build_meshes(data: Path, pictures: Sequence[FacePicture], cache: Path) -> FaceMeshes:
-    """Work the meshes of pictures out, once; later calls map the files that the first one wrote.
+    """Work the meshes of pictures out, once; later calls map the file that the first one wrote.
 
     Args:
         data: Folder of the face pack, with ``landmarks/<folder>.npz`` for ``faces/<folder>``. Pictures that none of
             them lists get NaN.
         pictures: The pictures, in the order of the meshes.
-        cache: Folder to write or map; a digest of what the meshes are made from lies in it (``key``).
+        cache: ``.npy`` file to write or map: the fields of :class:`FaceMeshes` one after another, then a digest of what
+            they are made from.
 
     Raises:
         DataError: A file of landmarks is damaged, or holds landmarks of another shape.
+        OSError: The file cannot be written.
     """
     names = [f.name for f in fields(FaceMeshes)]
-    key = _key(data, pictures)
-    key_path = cache / "key"
-    if not key_path.is_file() or key_path.read_text(encoding="utf-8") != key:
+
+    def make(path: Path) -> None:
         made = _make(read_landmarks(data, pictures))
-        partial = cache.with_name(cache.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        for name in names:
-            np.save(partial / f"{name}.npy", getattr(made, name), allow_pickle=False)
-        (partial / "key").write_text(key, encoding="utf-8")
-        shutil.rmtree(cache, ignore_errors=True)
-        partial.replace(cache)
-    return FaceMeshes(**{n: np.load(cache / f"{n}.npy", mmap_mode="r", allow_pickle=False) for n in names})
+        with path.open("wb") as file:
+            for name in names:
+                values = np.ascontiguousarray(getattr(made, name))
+                write_array_header_1_0(file, header_data_from_array_1_0(values))
+                # Not by NumPy, which does not say why a disk refuses.
+                file.write(values.data)
+
+    return FaceMeshes(*cached(cache, _key(data, pictures), len(names), make))
 
 
 def read_landmarks(data: Path, pictures: Sequence[FacePicture]) -> FloatArray:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import UInt8Array
 from training.data.manifest import FacePicture
+from training.data.simulate.cache import cached, check_room, reserve
 from training.errors import DataError
 
 #: Side of a tile over the side of the face box.
@@ -32,33 +33,28 @@ def build_tiles(pictures: Sequence[FacePicture], cache: Path, *, tile_px: int = 
 
     Args:
         pictures: The pictures, in the order of the tiles.
-        cache: ``.npy`` file to write or map. A digest of what the tiles are cut from lies beside it (``.key``); where
-            it differs, the tiles are cut anew.
+        cache: ``.npy`` file to write or map. A digest of what the tiles are cut from lies at its end; where it
+            differs, the tiles are cut anew.
         tile_px: Side of a tile in pixels.
 
     Returns:
         uint8 (n, tile_px, tile_px, 3), red first, memory-mapped.
 
     Raises:
-        DataError: A picture cannot be read, or is not the one of the manifest.
+        DataError: A picture cannot be read, or is not the one of the manifest; the disk is too small.
+        OSError: The file cannot be written.
     """
     shape = (len(pictures), tile_px, tile_px, 3)
-    key, key_path = _tiles_key(pictures, tile_px), cache.with_suffix(".key")
-    if cache.is_file() and key_path.is_file() and key_path.read_text(encoding="utf-8") == key:
-        return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    out = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     spec = InputSpec(size_px=tile_px, crop_scale=TILE_SCALE)
-    for i, picture in enumerate(pictures):
-        out[i] = crop_face(picture.read(verify=True), picture.box, spec)
-    out.flush()
-    del out
-    # In this order a crash never leaves a key beside tiles that it does not describe.
-    key_path.unlink(missing_ok=True)
-    partial.replace(cache)
-    key_path.write_text(key, encoding="utf-8")
-    return np.load(cache, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def cut(path: Path) -> None:
+        check_room(path, math.prod(shape))
+        out = reserve(path, np.uint8, shape)
+        for i, picture in enumerate(pictures):
+            out[i] = crop_face(picture.read(verify=True), picture.box, spec)
+        out.flush()
+
+    return cached(cache, _tiles_key(pictures, tile_px), 1, cut)[0]
 
 
 def _tiles_key(pictures: Sequence[FacePicture], tile_px: int) -> str:

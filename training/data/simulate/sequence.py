@@ -37,7 +37,7 @@ from training.errors import DataError
 _BATCH = 8
 #: Longest clip in frames: a request beyond it is a mistake.
 MAX_FRAMES = 1000
-#: Longest motion blur that the camera model draws, canvas pixels.
+#: Longest motion blur in a sequence, canvas pixels; that of single pictures is drawn up to 11.
 _LONGEST_BLUR_PX = 9.0
 #: Keeps the draws of sequences apart from those of samples.
 _PURPOSE = 1

@@ -134,7 +134,7 @@ A_DEEPPIXBIS = Study(
         "lambda = 1 (pixel loss alone)": _attentive(lambda_pixel=1.0),
         "DeepPixBiS": MethodConfig(name="deeppixbis", trunk="efficientnet_lite0", pretrained=True),
     },
-    ("", "species=mask", "species=replay"),
+    ("",),
     (
         ("A-DeepPixBiS", "without margin"),
         ("A-DeepPixBiS", "without attention"),

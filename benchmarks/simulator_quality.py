@@ -29,10 +29,11 @@ from benchmarks.simulator_measures import Kept, confound_figures, count_identiti
 from benchmarks.simulator_report import write_report
 from benchmarks.students import StudentOptions
 from training.data.manifest import Split, data_folder
-from training.data.samples import SampleSet, make_simulator
+from training.data.samples import SampleSet
 from training.data.simulate.draws import Value
 from training.data.simulate.held_out import HELD_OUT, held_out
 from training.data.simulate.operators import OPERATORS, operator
+from training.data.work import make_simulator
 from training.errors import DataError
 from training.evaluate import face_scalars
 from training.program import run_program

@@ -1,6 +1,6 @@
 """How fast samples are simulated, by species, and which operators take the time.
 
-The whole chain is timed, from parameters to stored pictures, as ``training.data.samples.make_set`` runs it: some worker
+The whole chain is timed, from parameters to stored pictures, as ``training.data.making.make_set`` runs it: some worker
 processes of one thread each, which count their processor time beside the clock. The clock says how long one waits on
 this machine as busy as it is; processor time says what a core does for itself. One figure depends less on the machine:
 the time of a sample in *passes* (a pass multiplies one float32 picture by a number, measured in turn with the samples).

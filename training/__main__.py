@@ -16,8 +16,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.config import load_config
+from training.data.making import make_set
 from training.data.manifest import Split, data_folder
-from training.data.samples import SampleSet, make_set
+from training.data.samples import SampleSet
 from training.data.simulate.compose import CANVAS_SCALE, WIDEST_CANVAS
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.work import View

@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from training.build import FITTED, build_fitted, build_task, looks_at_depth
 from training.config import SIMULATE, TrainConfig, check_config
 from training.data.batches import check_crops
+from training.data.making import make_set
 from training.data.manifest import data_folder
-from training.data.samples import SampleSet, make_set
+from training.data.samples import SampleSet
 from training.data.simulate.compose import CANVAS_SCALE
 from training.data.simulate.simulator import PICTURE_PX
 from training.data.subsets import Part, parse, without

@@ -27,9 +27,11 @@ from benchmarks.simulator_measures import (
 from benchmarks.simulator_report import BEGIN, END, write_report
 from fasedge.preprocess import InputSpec
 from fasedge.types import UInt8Array
-from training.data.samples import SampleSet, make_set, make_simulator
+from training.data.making import make_set
+from training.data.samples import SampleSet
 from training.data.simulate import BONA_FIDE, SPECIES
 from training.data.table import SampleRow
+from training.data.work import make_simulator
 from training.errors import ConfigError, DataError
 
 RUN = CliRunner()

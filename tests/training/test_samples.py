@@ -17,8 +17,11 @@ import pytest
 from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box
 from tests.training.fixtures.toy_sets import toy_row, toy_set
-from training.data import samples as module
-from training.data.samples import CropJitter, SampleSet, SetInfo, make_set
+from training.data import making as module
+from training.data import samples as samples_module
+from training.data.making import make_set
+from training.data.samples import CropJitter, SampleSet, SetInfo
+from training.data.work import make_simulator
 from training.errors import DataError
 
 N, SEED = 10, 5
@@ -48,7 +51,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_a_set_holds_what_the_simulator_draws_and_says_who_is_shown(whole: Path, face_pack: Path) -> None:
     found = SampleSet.load(whole)
-    simulator = module.make_simulator(face_pack, whole.parent, "dev", SEED)
+    simulator = make_simulator(face_pack, whole.parent, "dev", SEED)
     assert (len(found), found.info) == (N, SetInfo(split="dev", seed=SEED, n=N))
     for i in (0, 9):
         sample, row = simulator.samples([i])[0], found.table[i]
@@ -317,7 +320,7 @@ def test_jitter_stays_within_its_bounds_and_uses_them(monkeypatch: pytest.Monkey
         boxes.append(box)
         return crop_face(rgb, box, spec)
 
-    monkeypatch.setattr(module, "crop_face", spy)
+    monkeypatch.setattr(samples_module, "crop_face", spy)
     toy, jitter = toy_set(2), CropJitter(shift=0.1, scale=0.25)
     toy.crops([0] * 500, InputSpec(size_px=4), jitter=jitter, rng=np.random.default_rng(0))
     # The box is 24 px wide round (24, 24).

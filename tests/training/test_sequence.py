@@ -11,13 +11,13 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from tests.training import test_masks
-from training.data.samples import make_simulator
 from training.data.simulate import BONA_FIDE, SPECIES, Simulator, depth, sequence
 from training.data.simulate.draws import Draws
 from training.data.simulate.moment import Memory, Moment, enter_camera, held, moved
 from training.data.simulate.motion import MovingHead, Pose, blink_closure
 from training.data.simulate.motion import Path as Wander
 from training.data.simulate.optics import grid
+from training.data.work import make_simulator
 from training.errors import DataError
 
 SEED = 4

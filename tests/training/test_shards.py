@@ -17,7 +17,8 @@ import pytest
 
 from training.data import shards as module
 from training.data import work
-from training.data.samples import SampleSet, make_set
+from training.data.making import make_set
+from training.data.samples import SampleSet
 from training.data.shard_reader import read_shards
 from training.data.shards import make_shards
 from training.errors import DataError

@@ -12,10 +12,10 @@ import torch
 from scipy import stats
 
 from training.data.manifest import read_manifest
-from training.data.samples import make_simulator
 from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator, camera, compose, light
 from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.scene import TILE_SCALE, build_tiles, read_backgrounds
+from training.data.work import make_simulator
 from training.errors import DataError
 
 SEED, N_DRAWN = 5, 2000

@@ -11,9 +11,9 @@ import torch
 from tests.training import test_masks
 from tests.training.fixtures.pretended_device import PRETENDED, PretendedDevice, WrongDeviceError, on_device
 from training.data.manifest import read_manifest
-from training.data.samples import make_simulator
 from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator, camera, optics
 from training.data.simulate.scene import build_tiles, read_backgrounds
+from training.data.work import make_simulator
 
 SEED, N = 5, 24
 #: Rounding differs from device to device, and a compressed picture now and then lands on the other side of a step.

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.data.samples import make_simulator
 from training.data.simulate import (
     BONA_FIDE,
     Simulator,
@@ -29,6 +28,7 @@ from training.data.simulate.held_out import HELD_OUT, held_out
 from training.data.simulate.operators import OPERATORS, names_for, operator, place_of, switch_off, switched_off
 from training.data.simulate.optics import apply, grid
 from training.data.simulate.profiles import PROFILES
+from training.data.work import make_simulator
 from training.errors import ConfigError
 
 SEED, N_DRAWN = 5, 800

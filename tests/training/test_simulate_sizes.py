@@ -15,8 +15,9 @@ from fasedge.preprocess import InputSpec
 from fasedge.types import UInt8Array
 from tests.training.test_simulate_physics import parameters
 from tests.training.test_training_cli import CONFIG, run
+from training.data.making import make_set
 from training.data.manifest import read_manifest
-from training.data.samples import SampleSet, make_set, make_simulator
+from training.data.samples import SampleSet
 from training.data.shard_reader import read_shards
 from training.data.shards import make_shards
 from training.data.simulate import Simulator, camera, compose
@@ -25,7 +26,7 @@ from training.data.simulate.operators import switch_off
 from training.data.simulate.simulator import sensors_for
 from training.data.stream import SimulatedStream
 from training.data.table import SIMULATOR_VERSION
-from training.data.work import Recipe, tile_px_for
+from training.data.work import Recipe, make_simulator, tile_px_for
 from training.errors import DataError
 
 SEED, SPLIT = 6, "dev"

@@ -18,7 +18,8 @@ import pytest
 
 from fasedge.preprocess import InputSpec
 from tests.training.fixtures.killed_worker import dies_while_writing
-from training.data.samples import SampleSet, make_set
+from training.data.making import make_set
+from training.data.samples import SampleSet
 from training.data.stream import SimulatedStream, default_workers
 from training.data.work import Recipe, in_order
 from training.errors import DataError

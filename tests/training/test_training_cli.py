@@ -11,7 +11,8 @@ import pytest
 
 from tests.training.fixtures.toy_sets import toy_row
 from training.__main__ import main
-from training.data.samples import SampleSet, make_set
+from training.data.making import make_set
+from training.data.samples import SampleSet
 from training.data.shard_reader import read_shards
 from training.data.table import SIMULATOR_VERSION
 

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from training.data.align import CropRule
+from training.data.making import written
 from training.data.parts import (
     FinderFactory,
     make_part,
@@ -33,7 +34,6 @@ from training.data.parts import (
 )
 from training.data.presentations import check_readable
 from training.data.protocols.record import BONA_FIDE, SPLITS, Protocol, Record, listed
-from training.data.samples import written
 from training.data.simulate.cache import check_room, reserve
 from training.data.table import SetInfo
 from training.errors import DataError, ProtocolError

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from fasedge.types import UInt8Array, UInt16Array
+from training.data.making import explained
 from training.data.manifest import Split
-from training.data.samples import explained
 from training.data.shards import encode_picture, replace_file
 from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator
 from training.data.simulate.compose import CANVAS_SCALE

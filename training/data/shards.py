@@ -28,8 +28,8 @@ import msgspec
 import numpy as np
 
 from fasedge.types import UInt8Array, UInt16Array
+from training.data.making import check_claim, check_request, claim, processes, written
 from training.data.manifest import Split
-from training.data.samples import check_claim, check_request, claim, processes, written
 from training.data.shard_reader import MANIFEST, Encoding, ShardEntry, ShardInfo, sample_key, scan_shard
 from training.data.simulate import Simulator
 from training.data.simulate.compose import CANVAS_SCALE

@@ -11,6 +11,8 @@ from training.errors import DataError
 
 #: Description of a set, in its folder.
 INFO = "set.json"
+#: The other files of a set of arrays.
+TABLE, PICTURES, DEPTH = "table.jsonl", "pictures.npy", "depth.npy"
 
 
 class SampleRow(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,16 +14,17 @@ from rich.console import Console
 
 from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.errors import ModelNotFoundError
+from quantize.cross_modal import CrossModalTask
 from quantize.distill import DistilTask, load_teacher
-from quantize.export import load_trained
+from quantize.export import config_of, load_trained
 from quantize.imitation import Imitation
 from quantize.options import DevOption
 from quantize.published import begin_as_published, weights_of
 from quantize.rgbd import METHOD, take_colour
-from quantize.rgbd_task import RgbdTask, check_same_crop, load_rgbd_teacher
+from quantize.rgbd_task import RgbdTask, RgbdTeacher, check_same_crop, load_rgbd_teacher
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from training.build import ImitatedTask, TeachingTask
-from training.checkpoint import load_exactly
+from training.checkpoint import load_checkpoint, load_exactly
 from training.config import TrainConfig, load_config
 from training.data.joined import joined
 from training.data.samples import SampleSet
@@ -73,7 +74,7 @@ def distil(
     if start and begin is not None:
         raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
     settings = load_config(config)
-    task: DistilTask | RgbdTask
+    task: DistilTask | RgbdTask | CrossModalTask
     how = Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady)
     if settings.method.name == METHOD:
         if how != Imitation(alpha=alpha) or start or begin is not None:
@@ -81,11 +82,16 @@ def distil(
         task, note = new_rgbd_task(settings, teacher or [], alpha, colour)
     elif colour is not None:
         raise typer.BadParameter("--colour is for students of cmfl")
+    elif see_depth(teacher or []):
+        if how != Imitation(alpha=alpha) or start:
+            raise typer.BadParameter("of a teacher of cmfl a student of colour imitates the answer: --alpha only")
+        task, note = new_cross_modal_task(settings, teacher or [], alpha)
     else:
         task, note = new_task(settings, teacher or [], how, start=start)
     samples = joined([SampleSet.load(path) for path in train])
-    if begin is not None and isinstance(task, DistilTask):
-        note |= start_from_another(task, settings, begin, samples)
+    if begin is not None and not isinstance(task, RgbdTask):
+        learner = task.student if isinstance(task, CrossModalTask) else task
+        note |= start_from_another(learner, settings, begin, samples)
     console = Console()
     for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
         console.print(record.line())
@@ -115,12 +121,9 @@ def new_rgbd_task(
         IntegrityError: The model's file was altered.
     """
     torch.manual_seed(config.seed)
-    masters = [load_rgbd_teacher(path) for path in teachers]
-    for path, (_, known) in zip(teachers, masters, strict=True):
-        check_same_crop(config, known.input.spec(), f"the teacher in {path}")
-    task = RgbdTask(config, [master for master, _ in masters], alpha)
+    task = RgbdTask(config, _rgbd_teachers(config, teachers), alpha)
     note: dict[str, str | float | bool] = {}
-    if masters:
+    if teachers:
         note |= {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": alpha}
     if colour is not None:
         card = load_card(find_model(colour))
@@ -128,6 +131,27 @@ def new_rgbd_task(
         take_colour(task.module, weights_of(colour))
         note |= {"colour_of": f"{card.id} {card.version}", "colour_sha256": card.file("onnxruntime", "fp32").sha256}
     return task, note
+
+
+def see_depth(teachers: Sequence[Path]) -> bool:
+    """Whether the first of some teachers is one of colour and depth."""
+    return bool(teachers) and config_of(load_checkpoint(teachers[0])).method.name == METHOD
+
+
+def new_cross_modal_task(
+    config: TrainConfig, teachers: Sequence[Path], alpha: float
+) -> tuple[CrossModalTask, dict[str, str | float | bool]]:
+    """A student of colour ready to be taught by networks of colour and depth; see :func:`new_rgbd_task`."""
+    torch.manual_seed(config.seed)
+    task = CrossModalTask(DistilTask(config), _rgbd_teachers(config, teachers), alpha)
+    return task, {"teacher_sha256": ", ".join(map(sha256_of, teachers)), "alpha": alpha, "teachers_see_depth": True}
+
+
+def _rgbd_teachers(config: TrainConfig, teachers: Sequence[Path]) -> list[RgbdTeacher]:
+    masters = [load_rgbd_teacher(path) for path in teachers]
+    for path, (_, known) in zip(teachers, masters, strict=True):
+        check_same_crop(config, known.input.spec(), f"the teacher in {path}")
+    return [master for master, _ in masters]
 
 
 def _with_trunk(teacher: ImitatedTask) -> TeachingTask:

@@ -111,7 +111,7 @@ class RgbdTask:
                 return losses
             said = [teacher(batch) for teacher in self._teachers]
             imitation = torch.stack(
-                [F.smooth_l1_loss(_of(found, name), _mean(said, name)) for name in ("joint", "depth")]
+                [F.smooth_l1_loss(_of(found, name), mean_logit(said, name)) for name in ("joint", "depth")]
             ).sum()
             total = (1 - self._alpha) * losses[TOTAL] + self._alpha * imitation
             return losses | {"imitation": imitation, TOTAL: total}
@@ -137,7 +137,12 @@ def _of(logits: StreamLogits, name: str) -> Tensor:
     return value
 
 
-def _mean(said: Sequence[StreamLogits], name: str) -> Tensor:
+def mean_logit(said: Sequence[StreamLogits], name: str) -> Tensor:
+    """Mean of what several networks say of a head, (N,).
+
+    Raises:
+        BatchError: One of them has seen no depth.
+    """
     return torch.stack([_of(one, name) for one in said]).mean(0)
 
 

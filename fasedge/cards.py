@@ -315,9 +315,13 @@ def find_model(model: str | Path) -> Path:
 
     Raises:
         ModelNotFoundError: Neither an embedded id nor a folder with a card.
+        CardError: The card in the folder of an embedded model is malformed or another model's.
     """
     folder = models_folder() / str(model)
     if str(model) in list_models():
+        found = load_card(folder).id
+        if found != folder.name:
+            raise CardError(f"{folder} holds the card of {found!r}, not of {folder.name!r}; install fasedge again")
         return folder
     if Path(model).is_dir() and (Path(model) / CARD_NAME).is_file():
         return Path(model)

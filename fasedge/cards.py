@@ -176,14 +176,15 @@ class Evaluation(_Strict, frozen=True):
 
     dataset: str
     kind: Literal["simulated", "real"]
-    n_bona_fide: int
+    n_bona_fide: int  # with a score, as all figures here
     n_attack: int
-    auc: float
+    auc: float  # over all presentations of the data set, sources pooled
     auc_low: float
     auc_high: float
     eer: float
     by_source_auc: dict[str, float] = {}
     notes: str = ""
+    n_non_response: int = 0  # presentations without a score
 
 
 class ModelCard(_Strict, frozen=True):

@@ -230,9 +230,7 @@ def test_a_model_is_found_by_the_path_of_its_folder(tmp_path, raw):
     assert find_model(str(tmp_path)) == tmp_path
 
 
-def test_a_folder_by_path_may_have_any_name_but_a_model_by_name_must_be_the_one_of_its_card(
-    tmp_path, raw, monkeypatch
-):
+def test_a_folder_by_path_may_have_any_name_but_a_model_by_name_must_be_the_one_of_its_card(tmp_path, raw, monkeypatch):
     folder = tmp_path / "other"
     folder.mkdir()
     _write_model(folder, raw)

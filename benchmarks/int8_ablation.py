@@ -30,7 +30,7 @@ from quantize.parity import pooled_means
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.rounded import UNCALIBRATED
-from quantize.students import Platt
+from quantize.students import ExportModel, Platt
 from training.data.samples import SampleSet
 
 Scores = NDArray[np.float64]
@@ -46,6 +46,17 @@ class Variant:
     weight_code_max: int = 63
     bias_correction: bool = True
     activation_range: str = "minmax"
+    percentile: float = 99.99
+
+    def grid(self, model: ExportModel) -> GridConfig:
+        """How the grid of a model is chosen."""
+        return GridConfig(
+            weight_code_max=self.weight_code_max,
+            activation_range=self.activation_range,
+            percentile=self.percentile,
+            bias_correction=self.bias_correction,
+            float_convs=tuple(conv_names(model, self.leading_float)),
+        )
 
 
 VARIANTS = (
@@ -55,6 +66,8 @@ VARIANTS = (
     Variant("first 10 convolutions in float", leading_float=10),
     Variant("biases not corrected", bias_correction=False),
     Variant("ranges of least squared error", activation_range="mse"),
+    Variant("ranges without the outermost 0.1 %", activation_range="percentile", percentile=99.9),
+    Variant("ranges without the outermost 0.01 %", activation_range="percentile", percentile=99.99),
     Variant("8-bit weights (saturate without VNNI)", weight_code_max=127),
 )
 
@@ -95,16 +108,7 @@ def main(
     table = Table("variant", *(f"{kind}: {figure}" for kind in kinds for figure in ("mean", "p99", "flips %")))
     for variant in track(VARIANTS, transient=True):
         model = equalised if variant.equalised else plain
-        grid = fit_grid(
-            model,
-            calibration,
-            GridConfig(
-                weight_code_max=variant.weight_code_max,
-                activation_range=variant.activation_range,
-                bias_correction=variant.bias_correction,
-                float_convs=tuple(conv_names(model, variant.leading_float)),
-            ),
-        )
+        grid = fit_grid(model, calibration, variant.grid(model))
         both = _calibrated(pooled_means(grid, shown), platt)
         with float_activations(grid):
             weights = _calibrated(pooled_means(grid, shown), platt)

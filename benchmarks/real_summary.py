@@ -46,18 +46,21 @@ def evaluation(rows: list[dict[str, str]], scores: dict[str, float], kind: str, 
         if len(set(labels[chosen])) == 2:
             by_source[f"source {i}"] = round(float(metrics.auc(values[chosen], labels[chosen])), 4)
     mean = f"mean AUC within sources {np.mean(list(by_source.values())):.3f}; " if by_source else ""
+    unseen = [int((labels[~responded] == label).sum()) for label in (1, 0)]
     interval = None if report.intervals is None else report.intervals.auc
     return Evaluation(
         dataset=f"real development captures, {_KINDS[kind]}, size {size} (screen replays only)",
         kind="real",
-        n_bona_fide=int((labels == 1).sum()),
-        n_attack=int((labels == 0).sum()),
+        n_bona_fide=int((labels[responded] == 1).sum()),
+        n_attack=int((labels[responded] == 0).sum()),
         auc=float(report.auc),
         auc_low=float(interval.low) if interval else 0.0,
         auc_high=float(interval.high) if interval else 1.0,
         eer=float(report.eer.value),
         by_source_auc=by_source,
-        notes=f"{mean}{len(set(sources))} sources; {int((~responded).sum())} without a box; reference boxes",
+        notes=f"AUC pooled over sources; {mean}{len(set(sources))} sources; reference boxes; "
+        f"not counted for want of a box: {unseen[0]} bona fide, {unseen[1]} attack",
+        n_non_response=sum(unseen),
     )
 
 

@@ -176,14 +176,15 @@ class Evaluation(_Strict, frozen=True):
 
     dataset: str
     kind: Literal["simulated", "real"]
-    n_bona_fide: int
+    n_bona_fide: int  # with a score, as all figures here
     n_attack: int
-    auc: float
+    auc: float  # over all presentations of the data set, sources pooled
     auc_low: float
     auc_high: float
     eer: float
     by_source_auc: dict[str, float] = {}
     notes: str = ""
+    n_non_response: int = 0  # presentations without a score
 
 
 class ModelCard(_Strict, frozen=True):
@@ -315,9 +316,13 @@ def find_model(model: str | Path) -> Path:
 
     Raises:
         ModelNotFoundError: Neither an embedded id nor a folder with a card.
+        CardError: The card in the folder of an embedded model is malformed or another model's.
     """
     folder = models_folder() / str(model)
     if str(model) in list_models():
+        found = load_card(folder).id
+        if found != folder.name:
+            raise CardError(f"{folder} holds the card of {found!r}, not of {folder.name!r}; install fasedge again")
         return folder
     if Path(model).is_dir() and (Path(model) / CARD_NAME).is_file():
         return Path(model)

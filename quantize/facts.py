@@ -102,8 +102,7 @@ LIMITATIONS = (
 _OF_INPUTS: Mapping[bool, tuple[str, ...]] = {
     False: ("RGB only: depth, where a camera has it, is not used.",),
     True: (
-        "Depth in training comes from simulated depth cameras; no attack was ever recorded with a real one. What the "
-        "depth head says of masks is little better than chance for those that fit well.",
+        "Depth in training comes from simulated depth cameras; no attack was ever recorded with a real one.",
         "Depth must be aligned to colour, in millimetres, and cover the face: holes are seen as something very near.",
     ),
 }

@@ -74,7 +74,18 @@ def _fit_activations(model: ExportModel, crops: UInt8Array, config: GridConfig, 
         low, high = float(values.min()), float(values.max())
         if config.activation_range == "mse":
             low, high = _least_squares_range(values, low, high)
+        elif config.activation_range == "percentile":
+            # Without the extremes of each part: one in ten thousand is not their share.
+            drawn = torch.cat([part[:-2] for part in samples[name]])
+            low, high = percentile_range(drawn, config.percentile)
         module.set_range(low, high)
+
+
+def percentile_range(values: Tensor, percentile: float) -> tuple[float, float]:
+    """The range that leaves out ``100 - percentile`` per cent of the values on either side."""
+    share = percentile / 100
+    low, high = np.quantile(values.numpy(), [1 - share, share])
+    return float(low), float(high)
 
 
 def _least_squares_range(values: Tensor, low: float, high: float) -> tuple[float, float]:

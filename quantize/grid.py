@@ -47,22 +47,27 @@ class GridConfig:
 
     Attributes:
         weight_code_max: 63 (portable) or 127 (only for CPUs with VNNI, and ARM).
-        activation_range: ``minmax``, or ``mse``: the range whose squared rounding and clipping error is least.
-        weight_range: Likewise, per output channel.
+        activation_range: ``minmax``; ``mse``: the range whose squared rounding and clipping error is least; or
+            ``percentile``: without the outermost values on either side.
+        percentile: How many per cent of the values lie below the end of the range, and as many above its beginning.
+        weight_range: ``minmax`` or ``mse``, per output channel.
         bias_correction: Shift each bias so that the mean of each channel is that of the FP32 network.
         float_convs: Names of convolutions (as in the folded trunk) that stay in float.
     """
 
     weight_code_max: int = WEIGHT_CODE_MAX
     activation_range: str = "minmax"
+    percentile: float = 99.99
     weight_range: str = "minmax"
     bias_correction: bool = True
     float_convs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ranges = {"minmax", "mse"}
-        if self.activation_range not in ranges or self.weight_range not in ranges:
-            raise ValueError(f"ranges must be one of {sorted(ranges)}, got {self!r}")
+        if self.activation_range not in ranges | {"percentile"} or self.weight_range not in ranges:
+            raise ValueError(f"ranges must be one of {sorted(ranges)}, or percentile of activations, got {self!r}")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile must lie above 50 and be at most 100, got {self.percentile}")
         if self.weight_code_max not in (63, 127):
             raise ValueError(f"weight_code_max must be 63 or 127, got {self.weight_code_max}")
 

@@ -239,17 +239,33 @@ def measure(
     return ParityReport(results, cross)
 
 
-def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Presentations) -> ArtefactParity:
+def compare(
+    item: Artefact,
+    scores: FloatArray,
+    reference: FloatArray,
+    data: Presentations,
+    *,
+    own_threshold: float | None = None,
+) -> ArtefactParity:
     """Figures of one artefact from its scores.
+
+    Args:
+        item: Which.
+        scores: Its own.
+        reference: Those of full precision.
+        data: The pictures, with the threshold of full precision.
+        own_threshold: What is applied to the artefact's scores; ``None`` takes the same.
 
     Raises:
         MetricError: A class is missing, or a score is NaN.
     """
     difference = np.abs(scores.astype(np.float64) - reference)
-    flips = (scores >= data.threshold) != (reference >= data.threshold)
+    own = data.threshold if own_threshold is None else own_threshold
+    flips = (scores >= own) != (reference >= data.threshold)
     species = list(data.species)
     before, after = (
-        metrics.apcer(s, data.labels, species, threshold=data.threshold).per_species for s in (reference, scores)
+        metrics.apcer(s, data.labels, species, threshold=threshold).per_species
+        for s, threshold in ((reference, data.threshold), (scores, own))
     )
     record = ParityRecord(
         engine=item.engine,
@@ -259,7 +275,7 @@ def compare(item: Artefact, scores: FloatArray, reference: FloatArray, data: Pre
         score_abs_diff_max=float(difference.max()),
         auc=float(metrics.auc(scores, data.labels)),
         auc_reference=float(metrics.auc(reference, data.labels)),
-        acer_points=100 * float(metrics.acer(scores, data.labels, species, threshold=data.threshold)),
+        acer_points=100 * float(metrics.acer(scores, data.labels, species, threshold=own)),
         acer_points_reference=100 * float(metrics.acer(reference, data.labels, species, threshold=data.threshold)),
         decision_flips_percent=100 * float(flips.mean()),
         output=data.output,

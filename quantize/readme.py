@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from fasedge.cards import DEFAULT_MODEL, ModelCard, OperatingPoint, load_card, models_folder
@@ -93,12 +94,15 @@ def _evaluation(card: ModelCard) -> str:
             e.dataset,
             f"**{e.kind}**",
             f"{e.n_bona_fide} / {e.n_attack}",
+            str(e.n_non_response),
             f"{e.auc:.4f} ({e.auc_low:.4f} to {e.auc_high:.4f})",
+            f"{fmean(e.by_source_auc.values()):.3f}" if e.by_source_auc else "—",
             f"{100 * e.eer:.2f} %",
         )
         for e in card.evaluation
     ]
-    return _table(("evaluated on", "attacks are", "bona fide / attack", "AUC (95 %)", "EER"), rows)
+    auc = ("AUC, pooled (95 %)", "mean over sources")
+    return _table(("evaluated on", "attacks are", "bona fide / attack", "no score", *auc, "EER"), rows)
 
 
 def _files(card: ModelCard) -> str:

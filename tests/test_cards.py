@@ -230,6 +230,17 @@ def test_a_model_is_found_by_the_path_of_its_folder(tmp_path, raw):
     assert find_model(str(tmp_path)) == tmp_path
 
 
+def test_a_folder_by_path_may_have_any_name_but_a_model_by_name_must_be_the_one_of_its_card(tmp_path, raw, monkeypatch):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    _write_model(folder, raw)
+    assert find_model(folder) == folder
+    monkeypatch.setattr("fasedge.cards.models_folder", lambda: tmp_path)
+    with pytest.raises(CardError, match="holds the card of 'fake-model', not of 'other'"):
+        find_model("other")
+    assert find_model(folder.rename(tmp_path / "fake-model").name) == tmp_path / "fake-model"
+
+
 @pytest.mark.parametrize("model", ["no-such-model", "", "..", "../models"])
 def test_an_unknown_model_is_refused(model):
     with pytest.raises(ModelNotFoundError, match="unknown model"):

@@ -18,11 +18,18 @@ from fasedge.backends import _litert, _open, available_engines, missing_engines,
 from fasedge.cards import FileCard, ModelCard, load_card
 from fasedge.errors import EngineUnavailableError
 from fasedge.types import TensorNames
+from quantize.export import Artefact
+from quantize.pack import EvaluationPack
+from quantize.parity import Limits, Presentations, compare, excesses
 from tests.backends.score_tflite import feed
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = Path(__file__).parent / "backends"
 SHIPPED = sorted((ROOT / "fasedge" / "models").glob("*/*.tflite"))
+PACK = Path(__file__).parent / "regression"
+#: The pictures of the evaluation pack that the old interpreter scores as well: every sixteenth.
+EVERY = 16
+LIMITS = Limits()
 NAMES = TensorNames({"rgb": "args_0"}, {"score": "output_0", "map": "output_1"})
 #: Floats are summed in another order; quantised kernels of the two generations round differently.
 TOLERANCE = {"fp32": 1e-4, "int8": 0.02}
@@ -104,6 +111,31 @@ def test_shipped_models_score_alike_in_both_runtimes(old_python, tmp_path, model
     scores = [output.name for output in card.outputs if output.name.startswith("score")]
     for name in scores:
         np.testing.assert_allclose(there[name], here[name], atol=TOLERANCE[item.precision])
+
+
+@pytest.mark.skipif(not SHIPPED, reason="no model comes with this checkout")
+@pytest.mark.parametrize("model", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_shipped_models_score_faces_in_the_old_runtime_as_full_precision_does(old_python, tmp_path, model):
+    card, item = described(model)
+    seen = tuple(i.modality for i in card.inputs)
+    pack = EvaluationPack.load(PACK / "evaluation_pack.npz", PACK / "evaluation_depth.npz")
+    crops = pack.pictures(card.input_spec(), depth="depth" in seen)[::EVERY]
+    labels, species = pack.labels[::EVERY], pack.species[::EVERY]
+    assert set(species) == set(pack.species)
+    here, there = score_in_both(old_python, model, crops, item.tensor_names(), tmp_path)
+    for output, modalities in {"score": seen, "score_rgb": ("rgb",)}.items():
+        if output not in there:
+            continue
+        threshold = card.operating_point(precision="fp32", modalities=modalities).threshold
+        shown = Presentations(crops, labels, species, threshold, output)
+        with np.load(PACK / f"{card.id}.npz", allow_pickle=False) as reference:
+            expected = reference[output][::EVERY]
+        artefact = Artefact("litert", item.precision, model)
+        old, new = (np.float32(scores[output]).reshape(-1) for scores in (there, here))
+        assert excesses(compare(artefact, old, expected, shown), LIMITS) == []
+        between = np.abs(old - new)
+        limit = LIMITS.fp32_score if item.precision == "fp32" else LIMITS.cross_engine
+        assert float(np.quantile(between, 0.99)) <= limit
 
 
 def test_tflite_runtime_beside_numpy_2_is_unavailable_with_the_reason(tmp_path, monkeypatch):

@@ -54,9 +54,11 @@ def test_evaluations_and_a_table_of_rates_are_written(
     out = tmp_path / "real.json"
     main(captures=captures, scores=captures / "scores.csv", out=out, model=str(model))
     (found,) = msgspec.json.decode(out.read_bytes(), type=list[Evaluation])
-    assert (found.kind, found.n_bona_fide, found.n_attack, found.auc) == ("real", 3, 2, 0.75)
+    assert (found.kind, found.n_bona_fide, found.n_attack, found.auc) == ("real", 2, 2, 0.75)
+    assert found.n_non_response == 1
     assert found.by_source_auc == {"source 1": 1.0, "source 2": 0.0}
     printed = capsys.readouterr().out
     assert "AUC 0.750" in printed
-    assert "1 without a box" in printed
+    assert "AUC pooled over sources; mean AUC within sources 0.500" in printed
+    assert "not counted for want of a box: 1 bona fide, 0 attack" in printed
     assert "| face crops | 112 | bpcer5 | 0.500 | 50.00 % (1 of 2; " in printed

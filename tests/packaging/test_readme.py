@@ -74,6 +74,8 @@ def test_section_shows_the_figures_of_the_card() -> None:
         auc_low=0.8,
         auc_high=0.95,
         eer=0.2,
+        by_source_auc={"here": 0.9, "there": 0.8},
+        n_non_response=7,
     )
     parity = ParityRecord(
         engine="litert",
@@ -93,7 +95,7 @@ def test_section_shows_the_figures_of_the_card() -> None:
     card = msgspec.structs.replace(card, evaluation=(evaluation,), parity=(parity,), latency=(latency,))
     section = readme.model_section(card)
     assert "| `bpcer5` (default) | rgb | int8 | 0.4321 | 5.00 % (5 of 100; 1.60 to 11.30), print |" in section
-    assert "| held-out captures | **real** | 12 / 34 | 0.8765 (0.8000 to 0.9500) | 20.00 % |" in section
+    assert "| held-out captures | **real** | 12 / 34 | 7 | 0.8765 (0.8000 to 0.9500) | 0.850 | 20.00 % |" in section
     assert "| `fake-int8.tflite` | litert | int8 | 0 kB | 1.23 ms | 0.0123 | 0.25 % |" in section
     assert "Latency of the network alone: median of 240 runs on one crop each, 1 thread, A Processor." in section
     assert "| `fake-int8.onnx` | onnxruntime | int8 | 0 kB | — | — | — |" in section

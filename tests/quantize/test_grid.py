@@ -8,7 +8,7 @@ from torch import nn
 from quantize import rounding
 from quantize.bake import grid_points, weight_codes, with_code_convs, with_plain_convs
 from quantize.errors import ConversionError
-from quantize.fitting import fit_grid
+from quantize.fitting import fit_grid, percentile_range
 from quantize.grid import (
     ActivationGrid,
     GridConfig,
@@ -218,6 +218,40 @@ def test_an_operation_without_integer_kernel_is_refused_by_name(trunk, named):
 
 def test_every_grid_is_fitted(bench):
     assert all(float(g.scale) != 1.0 for g in grids(bench.grid).values())
+
+
+@pytest.mark.parametrize(("percentile", "end"), [(99.9, 9990.0), (99.99, 9999.0), (100.0, 10000.0)])
+def test_a_range_by_percentile_leaves_out_its_share_on_either_side(percentile, end):
+    values = torch.arange(10_001, dtype=torch.float64)[torch.randperm(10_001)]
+    assert percentile_range(values, percentile) == pytest.approx((10_000 - end, end))
+
+
+def test_ranges_by_percentile_are_narrower(bench):
+    def widths(**options):
+        found = grids(fit_grid(bench.model, bench.calibration, GridConfig(**options))).values()
+        return np.array([float(g.scale) for g in found])
+
+    narrow, wider = (widths(activation_range="percentile", percentile=p) for p in (99.0, 99.99))
+    widest = widths()
+    assert (narrow <= wider).all()
+    assert (wider <= widest * 1.001).all()
+    assert (narrow < widest).any()
+    assert (wider < widest).any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_range": "percentil"},
+        {"weight_range": "percentile"},
+        {"activation_range": "percentile", "percentile": 50.0},
+        {"activation_range": "percentile", "percentile": 100.1},
+        {"activation_range": "percentile", "percentile": float("nan")},
+    ],
+)
+def test_a_grid_of_unknown_ranges_is_refused(options):
+    with pytest.raises(ValueError, match=r"ranges must be|percentile must lie"):
+        GridConfig(**options)
 
 
 def test_released_convolutions_keep_their_rounded_weights_and_their_inputs_stay_in_float(bench):

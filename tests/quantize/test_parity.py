@@ -153,6 +153,12 @@ def test_figures_agree_with_a_table_worked_by_hand(tmp_path):
     # Pairs (bona fide > attack): before 24 of 24; after, 0.4 loses against 0.6 and 0.55.
     assert record.auc_reference == pytest.approx(1.0)
     assert record.auc == pytest.approx(22 / 24)
+    # At 0.58 the replay is rejected now, at full precision's 0.5 it passed: a third flip.
+    own = compare(Artefact("litert", "int8", tmp_path / "x"), scores, reference, data, own_threshold=0.58)
+    assert own.record.decision_flips_percent == pytest.approx(30.0)
+    assert own.record.acer_points == pytest.approx(100 * (0.25 + 0.25) / 2)
+    assert own.record.acer_points_reference == record.acer_points_reference
+    assert own.apcer_change_points == pytest.approx({"print": 25.0, "replay": -50.0})
 
 
 def test_scores_that_are_not_numbers_are_an_error(tmp_path):

@@ -6,6 +6,7 @@ A model's reference, ``NAME.npz``, are the scores of the torch network that the 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
 import fasedge
@@ -51,6 +53,14 @@ LIMITS = Limits()
 #: Largest difference of a single INT8 score between two engines. `quantize parity` allows 0.02 on its test set; on this
 #: pack a-deeppixbis 0.1.0, published before there was one, differs by 0.029 on one picture of 1,600.
 _FARTHEST = 0.03
+#: Published files that are beyond a limit where each precision is held at its own threshold.
+_BEYOND_AT_ITS_OWN_THRESHOLD = {
+    (
+        "a-deeppixbis",
+        engine,
+    ): "APCER of replays rises by 1.5 points (3 of 200) for 1.0; INT8's threshold is 0.0026 lower"
+    for engine in ("litert", "onnxruntime")
+}
 
 
 @cache
@@ -65,14 +75,17 @@ def crops_of(model: str) -> UInt8Array:
     return pack().pictures(spec, depth=len(card_of(model).inputs) > 1)
 
 
+def _file(model: str, engine: str, precision: str) -> FileCard:
+    return next(f for f in card_of(model).files if (f.engine, f.precision) == (engine, precision))
+
+
 def artefact_of(model: str, file: FileCard) -> Artefact:
     return Artefact(file.engine, file.precision, verified_model_path(models_folder() / model, file))
 
 
 @cache
 def scores_of(model: str, engine: str, precision: str, output: str = "score") -> FloatArray:
-    file = next(f for f in card_of(model).files if (f.engine, f.precision) == (engine, precision))
-    return artefact_scores(artefact_of(model, file), crops_of(model), output, threads=1)
+    return artefact_scores(artefact_of(model, _file(model, engine, precision)), crops_of(model), output, threads=1)
 
 
 @cache
@@ -89,8 +102,11 @@ def presentations(model: str, output: str = "score") -> Presentations:
     return Presentations(crops_of(model), data.labels, data.species, point.threshold, output)
 
 
-def judged(model: str, artefact: Artefact, scores: FloatArray, output: str = "score") -> ArtefactParity:
-    return compare(artefact, scores, reference_of(model, output), presentations(model, output))
+def judged(
+    model: str, artefact: Artefact, scores: FloatArray, output: str = "score", own_threshold: float | None = None
+) -> ArtefactParity:
+    reference, data = reference_of(model, output), presentations(model, output)
+    return compare(artefact, scores, reference, data, own_threshold=own_threshold)
 
 
 def test_the_pack_holds_what_it_says() -> None:
@@ -105,6 +121,23 @@ def test_the_pack_holds_what_it_says() -> None:
 @pytest.mark.parametrize(("model", "file", "output"), FILES)
 def test_a_published_file_answers_as_full_precision_does(model: str, file: FileCard, output: str) -> None:
     result = judged(model, artefact_of(model, file), scores_of(model, file.engine, file.precision, output), output)
+    assert excesses(result, LIMITS) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "output"), DECISIONS)
+@pytest.mark.parametrize("engine", ["openvino", "litert", "onnxruntime"])
+def test_int8_at_its_own_threshold_answers_as_full_precision_at_its_own(
+    model: str, output: str, engine: str, request: pytest.FixtureRequest
+) -> None:
+    """By the thresholds that users get, of the card's default operating point."""
+    if reason := _BEYOND_AT_ITS_OWN_THRESHOLD.get((model, engine)):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True, raises=AssertionError))
+    card = card_of(model)
+    own = card.operating_point(precision="int8", modalities=decisions_of(model)[output]).threshold
+    result = judged(
+        model, artefact_of(model, _file(model, engine, "int8")), scores_of(model, engine, "int8", output), output, own
+    )
     assert excesses(result, LIMITS) == []
 
 
@@ -142,8 +175,7 @@ def decider(model: str) -> str:
 
 def swapped(model: str, _: Path) -> tuple[Artefact, FloatArray]:
     """Blue first."""
-    file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("openvino", "int8"))
-    item = artefact_of(model, file)
+    item = artefact_of(model, _file(model, "openvino", "int8"))
     crops = crops_of(model)
     spoilt = np.concatenate([crops[..., 2::-1], crops[..., 3:]], axis=3)
     return item, artefact_scores(item, spoilt, decider(model), threads=1)
@@ -153,7 +185,7 @@ def rescaled(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
     """The values behind one activation grid, in the middle of the network, are 1.5 times what they were."""
     network, quantisers = _int8(model)
     _scale(network, quantisers[len(quantisers) // 2], 1.5, with_grid=False)
-    return _scored(model, network, folder)
+    return _saved(model, network, folder)
 
 
 def miscalibrated(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
@@ -162,13 +194,51 @@ def miscalibrated(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
     for grid in quantisers:
         # A network of two streams was fitted on more contrast: it takes a quarter to cut into what the pack shows.
         _scale(network, grid, 1 / 3 if len(decisions_of(model)) == 1 else 1 / 4, with_grid=True)
-    return _scored(model, network, folder)
+    return _saved(model, network, folder)
+
+
+def misweighted(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
+    """A LiteRT file whose middle convolution has weights with steps of 1.5 times their size."""
+    source = verified_model_path(models_folder() / model, _file(model, "litert", "int8"))
+    content = bytearray(source.read_bytes())
+    network = schema.Model.GetRootAs(content, 0)
+    graph = network.Subgraphs(0)
+    operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
+    weights = [
+        graph.Tensors(operator.Inputs(1))
+        for operator in operators
+        if network.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.CONV_2D
+    ]
+    rounded = [weight for weight in weights if weight.Type() == schema.TensorType.INT8]
+    steps = rounded[len(rounded) // 2].Quantization().ScaleAsNumpy()
+    steps *= np.float32(1.5)  # a view of the content
+    path = folder / "int8.tflite"
+    path.write_bytes(content)
+    return _scored(model, Artefact("litert", "int8", path))
+
+
+def diverted(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
+    """An FP32 file in which a convolution, early in its branch, has weights of 1.5 times their size."""
+    network = onnx.load(verified_model_path(models_folder() / model, _file(model, "onnxruntime", "fp32")))
+    constants = {item.name: item for item in network.graph.initializer}
+    convs = [n for n in network.graph.node if n.op_type == "Conv" and n.input[1] in constants]
+    weight = constants[convs[len(convs) // 4].input[1]]
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+    path = folder / "fp32.onnx"
+    onnx.save(network, path)
+    return _scored(model, Artefact("onnxruntime", "fp32", path))
+
+
+def lenient(model: str, _: Path) -> tuple[Artefact, FloatArray]:
+    """Scores whose calibration has another bias: the order is right, and attacks pass."""
+    item = artefact_of(model, _file(model, "openvino", "int8"))
+    scores = scores_of(model, "openvino", "int8", decider(model)).astype(np.float64)
+    return item, (scores / (scores + np.exp(-1) * (1 - scores))).astype(np.float32)
 
 
 def _int8(model: str) -> tuple[onnx.ModelProto, list[onnx.NodeProto]]:
     """The INT8 network for ONNX Runtime, and the nodes that put activations on their grids."""
-    file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("onnxruntime", "int8"))
-    network = onnx.load(verified_model_path(models_folder() / model, file))
+    network = onnx.load(verified_model_path(models_folder() / model, _file(model, "onnxruntime", "int8")))
     return network, [node for node in network.graph.node if node.op_type == "QuantizeLinear"]
 
 
@@ -184,24 +254,44 @@ def _scale(network: onnx.ModelProto, grid: onnx.NodeProto, factor: float, *, wit
         node.input[1] = name
 
 
-def _scored(model: str, network: onnx.ModelProto, folder: Path) -> tuple[Artefact, FloatArray]:
+def _saved(model: str, network: onnx.ModelProto, folder: Path) -> tuple[Artefact, FloatArray]:
     path = folder / "int8.onnx"
     onnx.save(network, path)
-    item = Artefact("onnxruntime", "int8", path)
+    return _scored(model, Artefact("onnxruntime", "int8", path))
+
+
+def _scored(model: str, item: Artefact) -> tuple[Artefact, FloatArray]:
     return item, artefact_scores(item, crops_of(model), decider(model), threads=1)
 
 
+BROKEN = (swapped, rescaled, miscalibrated, misweighted, diverted, lenient)
+
+
+@cache
+def found_in(model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArray]]) -> tuple[str, ...]:
+    """What the limits find in a broken file that gives scores as a sound one does."""
+    with tempfile.TemporaryDirectory() as folder:
+        item, scores = broken(model, Path(folder))
+        assert float(scores.min()) >= 0
+        assert float(scores.max()) <= 1
+        return tuple(excesses(judged(model, item, scores, decider(model)), LIMITS))
+
+
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("broken", [swapped, rescaled, miscalibrated])
-def test_a_broken_file_is_found(
-    model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArray]], tmp_path: Path
-) -> None:
-    item, scores = broken(model, tmp_path)
-    assert float(scores.min()) >= 0
-    assert float(scores.max()) <= 1
-    found = excesses(judged(model, item, scores, decider(model)), LIMITS)
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_file_is_found(model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArray]]) -> None:
+    found = found_in(model, broken)
     assert any("flips" in line for line in found)
     assert any("99th percentile" in line for line in found)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "limit",
+    ["decision flips", "change of ACER", "99th percentile", "change of AUC", "rise of the APCER of", ": difference of"],
+)
+def test_every_limit_is_exceeded_by_a_broken_file(model: str, limit: str) -> None:
+    assert any(limit in line for broken in BROKEN for line in found_in(model, broken))
 
 
 def _without(depth: UInt8Array) -> UInt8Array:
@@ -221,8 +311,7 @@ def _halved(depth: UInt8Array) -> UInt8Array:
 def test_a_file_that_reads_depth_wrongly_is_found_by_the_joint_score_and_only_by_it(
     model: str, spoil: Callable[[UInt8Array], UInt8Array]
 ) -> None:
-    file = next(f for f in card_of(model).files if (f.engine, f.precision) == ("openvino", "int8"))
-    item, crops = artefact_of(model, file), crops_of(model)
+    item, crops = artefact_of(model, _file(model, "openvino", "int8")), crops_of(model)
     spoilt = np.concatenate([crops[..., :3], spoil(crops[..., 3:])], axis=3)
     joint = excesses(judged(model, item, artefact_scores(item, spoilt, threads=1)), LIMITS)
     assert any("flips" in line for line in joint)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,7 +52,7 @@ GOLDEN_NAME = "golden.npz"
 #: Largest difference of a score that a device may show. INT8 differed from FP32 by up to 0.052 on 400 crops
 #: (ImageNet trunk, calibration scale 22; it grows with that scale), by less than 0.015 between processors and engines.
 DEFAULT_TOLERANCE = 0.06
-
+_STAGING, _OLD = ".staging-", "old-"
 
 _MODALITY: Mapping[str, Literal["rgb", "depth"]] = {"rgb": "rgb", "depth": "depth"}
 _MEANING: Mapping[OutputName, str] = {
@@ -150,25 +152,58 @@ def publish(
     items = artefacts(folder)
     records, latency = read_parity(folder, items), read_latency(folder, items)
     _check_calibration(model, calibration)
-    models.mkdir(parents=True, exist_ok=True)
-    # One level deeper than a model folder, so that an unfinished one is never listed.
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=models))
+    target = models / facts.id
     try:
-        fresh = staging / facts.id
-        fresh.mkdir()
-        files = tuple(_copy(item, fresh, facts.id) for item in items)
-        parts = _Parts(facts, records, latency, spec, calibration, files, model)
-        card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
-        (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
-        _verify(fresh, card)
-        _swap(fresh, models / facts.id, staging)
+        with _staging_for(target) as staging:
+            fresh = staging / "new"
+            fresh.mkdir()
+            files = tuple(_copy(item, fresh, facts.id) for item in items)
+            parts = _Parts(facts, records, latency, spec, calibration, files, model)
+            card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
+            (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
+            _verify(fresh, card)
+            _swap(fresh, target, staging)
     except (FasEdgeError, OSError) as error:
         raise PublishError(
             f"model {facts.id!r} was not published, what was there before is unchanged: {error}"
         ) from error
+    return target
+
+
+@contextmanager
+def _staging_for(target: Path) -> Iterator[Path]:
+    """A folder beside a model's own to put the new one together in; another publication waits until it is gone."""
+    import fcntl
+
+    models = target.parent
+    models.mkdir(parents=True, exist_ok=True)
+    alone = os.open(models, os.O_RDONLY)
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        _clear_up(models)
+        # One level deeper than a model folder, so that an unfinished one is never listed.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=models))
+        try:
+            yield staging
+        finally:
+            if target.exists() or not any(staging.glob(f"{_OLD}*")):
+                shutil.rmtree(staging, ignore_errors=True)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return models / facts.id
+        os.close(alone)
+
+
+def _clear_up(models: Path) -> None:
+    """Remove what killed publications left; a model of which they hold the only copy is put back before."""
+    for staging in models.glob(f"{_STAGING}*"):
+        for old in staging.glob(f"{_OLD}*"):
+            try:
+                target = models / load_card(old).id
+            except FasEdgeError:
+                break  # whose model it is cannot be said: it stays
+            if not target.exists():
+                old.replace(target)
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _check_calibration(model: ExportModel, calibration: CalibrationFile) -> None:
@@ -260,13 +295,13 @@ def _verify(folder: Path, card: ModelCard) -> None:
 
 
 def _swap(fresh: Path, target: Path, staging: Path) -> None:
-    """Rename the new folder into place; put the old one back if that fails."""
-    old = staging / f"old-{secrets.token_hex(4)}"
-    if target.exists():
-        target.replace(old)
+    """Rename the new folder into place; put the old one back if that fails or is interrupted."""
+    old = staging / f"{_OLD}{secrets.token_hex(4)}"
     try:
+        if target.exists():
+            target.replace(old)
         fresh.replace(target)
-    except OSError:
-        if old.exists():
+    except BaseException:
+        if old.exists() and not target.exists():
             old.replace(target)
         raise

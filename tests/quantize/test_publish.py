@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -185,6 +186,55 @@ def test_when_the_last_rename_fails_the_old_model_is_put_back(bench, folder, pub
     with pytest.raises(PublishError, match="no"):
         put(bench, folder, published)
     assert contents(published) == before
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["put back", "not even put back"])
+def test_who_interrupts_between_the_two_renames_loses_no_model(bench, folder, published, monkeypatch, back):
+    before = contents(published / "tiny")
+    rename = Path.replace
+
+    def interrupted(self, target):
+        if Path(target) == published / "tiny" and not (back and self.name.startswith("old-")):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put(bench, folder, published)
+    if back:
+        assert [p.name for p in published.iterdir()] == ["tiny"]
+    else:
+        assert [p.name[:9] for p in published.iterdir()] == [".staging-"]
+        publishing._clear_up(published)
+    assert contents(published) == {f"tiny/{name}": content for name, content in before.items()}
+
+
+def test_what_a_killed_publication_left_is_cleared_up_by_the_next(bench, folder, published):
+    shutil.copytree(published / "tiny", published / ".staging-a" / "old-1")  # replaced already
+    (published / ".staging-a" / "new").mkdir()
+    other = published / ".staging-b" / "old-2"  # the only copy
+    shutil.copytree(published / "tiny", other)
+    card = other / "card.json"
+    card.write_text(card.read_text().replace('"id": "tiny"', '"id": "other"'))
+    (published / ".staging-c" / "old-3").mkdir(parents=True)  # no telling whose it is
+    put(bench, folder, published)
+    assert sorted(p.name for p in published.iterdir()) == [".staging-c", "other", "tiny"]
+    assert load_card(published / "other").id == "other"
+
+
+def test_a_publication_waits_for_another_one(tmp_path):
+    def second() -> bool:
+        with publishing._staging_for(tmp_path / "tiny"):
+            return staging.exists()
+
+    with ThreadPoolExecutor(1) as pool:
+        with publishing._staging_for(tmp_path / "tiny") as staging:
+            waiting = pool.submit(second)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+            assert staging.is_dir()
+        assert not waiting.result(60)
 
 
 def test_a_file_that_changed_after_parity_was_measured_is_not_published(bench, folder, tmp_path):

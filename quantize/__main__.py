@@ -53,7 +53,7 @@ from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, measure, reference_scores, write_parity
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
-from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts, read_golden
+from quantize.publish import DEFAULT_TOLERANCE, check_names, publish, read_facts, read_golden
 from quantize.rounded import UNCALIBRATED, load_calibrated, load_rounded, save_rounded, with_crop
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet
@@ -323,6 +323,7 @@ def run(
 ) -> None:
     """Every step from `round` to `publish`. Nothing is published when one fails."""
     check_point(default_point)
+    check_names(model_id, version)
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"

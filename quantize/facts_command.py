@@ -47,6 +47,7 @@ from quantize.options import (
 )
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import pictures, usable_part
+from quantize.publish import check_names
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel
 from training.config import TrainConfig
@@ -75,6 +76,7 @@ def facts_command(
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     check_point(default_point)
+    check_names(model_id, version)
     rounded, _ = load_calibrated(checkpoint, calibration)
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
     loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
+from fasedge._card_checks import PLAIN_NAME
 from fasedge.cards import (
     CARD_NAME,
     Calibration,
@@ -83,6 +84,19 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     provenance: dict[str, str] = {}
 
 
+def check_names(model_id: str, version: str) -> None:
+    """Refuse an id, which names a folder, or a version that is no plain name, before anything is done.
+
+    Raises:
+        PublishError: One of them is no plain name.
+    """
+    for what, name in (("--id", model_id), ("--version", version)):
+        if not PLAIN_NAME.fullmatch(name):
+            raise PublishError(
+                f"{what} must be a plain name (letters, digits, '.', '_', '-'; a letter or digit first), got {name!r}"
+            )
+
+
 def read_facts(path: Path) -> Facts:
     """Read ``facts.json``.
 
@@ -143,11 +157,12 @@ def publish(
         The published folder.
 
     Raises:
-        PublishError: The new folder cannot be made, ``latency.json`` is missing or about other files, or an artefact
-            fails its self-test. An earlier folder is untouched.
+        PublishError: Id or version is no plain name, the new folder cannot be made, ``latency.json`` is missing or
+            about other files, or an artefact fails its self-test. An earlier folder is untouched.
         ConversionError: An artefact is missing.
         ParityError: ``parity.json`` is missing or about other files.
     """
+    check_names(facts.id, facts.version)
     models = models or models_folder()
     items = artefacts(folder)
     records, latency = read_parity(folder, items), read_latency(folder, items)

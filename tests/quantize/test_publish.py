@@ -261,6 +261,22 @@ def test_golden_pictures_of_the_wrong_kind_are_refused(bench, folder, tmp_path):
         put(bench, folder, tmp_path / "models", golden_rgb=np.zeros((0, 32, 32, 3), np.uint8))
 
 
+@pytest.mark.parametrize("name", ["", "../evil", "/evil", "two words", ".hidden", "a/b"])
+@pytest.mark.parametrize("field", ["id", "version"])
+def test_facts_whose_id_or_version_is_no_plain_name_are_refused_before_anything_is_written(tmp_path, field, name):
+    with pytest.raises(PublishError, match=f"--{field} must be a plain name"):
+        publish(
+            None,
+            tmp_path,
+            msgspec.structs.replace(FACTS, **{field: name}),
+            spec=SPEC,
+            calibration=None,
+            golden_rgb=None,
+            models=tmp_path / "models",
+        )
+    assert not list(tmp_path.iterdir())
+
+
 def test_facts_are_read_strictly(tmp_path):
     path = tmp_path / "facts.json"
     path.write_bytes(msgspec.json.encode(FACTS))

@@ -108,6 +108,18 @@ def test_a_default_operating_point_that_does_not_exist_is_refused_at_once(checkp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("names", [("../evil", "0.1.0"), ("", "0.1.0"), ("tiny", "two words"), ("tiny", "")])
+def test_an_id_or_version_that_is_no_plain_name_is_refused_at_once(tmp_path, monkeypatch, capsys, names):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", tmp_path / "s", "--out", out, "--dev", tmp_path, "--test", tmp_path]
+    arguments += ["--id", names[0], "--version", names[1]]
+    files = ["--calibration", out / "c.json", "--facts", out / "f.json", "--golden", out / "g.npy"]
+    for command, more in (("run", ["--train", tmp_path]), ("facts", files)):
+        assert run(monkeypatch, command, *arguments, *more) == 3
+        assert "must be a plain name" in capsys.readouterr().err
+        assert not out.exists()
+
+
 def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsys):
     """What it says at first is what the model says, but for the calibration, which is a straight line of the logit."""
     file = tmp_path / "student.toml"

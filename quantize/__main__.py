@@ -53,7 +53,7 @@ from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import Presentations, measure, reference_scores, write_parity
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
-from quantize.publish import DEFAULT_TOLERANCE, check_names, publish, read_facts, read_golden
+from quantize.publish import DEFAULT_TOLERANCE, check_names, hashes_of, publish, read_facts, read_golden
 from quantize.rounded import UNCALIBRATED, load_calibrated, load_rounded, save_rounded, with_crop
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet
@@ -293,6 +293,7 @@ def publish_command(
         read_facts(facts),
         spec=rounded.config.input.spec(),
         calibration=file,
+        hashes=hashes_of(checkpoint, calibration, out),
         golden_rgb=read_golden(golden),
         tolerance=tolerance,
         models=models or models_folder(),

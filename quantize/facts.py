@@ -272,6 +272,7 @@ def make_facts(
     notes: str,
     default_point: str = DEFAULT_POINT,
     provenance: dict[str, str],
+    measured_with: dict[str, str],
 ) -> Facts:
     """Put the facts together.
 
@@ -285,6 +286,7 @@ def make_facts(
         notes: As :func:`network_notes`.
         default_point: Operating point that users get by default.
         provenance: Seeds, software, what the student was distilled from.
+        measured_with: See :func:`quantize.publish.hashes_of`.
     """
     text = TEXTS[config.name]
     return Facts(
@@ -308,6 +310,7 @@ def make_facts(
         ),
         limitations=LIMITATIONS + _OF_INPUTS[config.name == METHOD],
         provenance=provenance,
+        measured_with=measured_with,
     )
 
 

@@ -47,7 +47,7 @@ from quantize.options import (
 )
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import pictures, usable_part
-from quantize.publish import check_names
+from quantize.publish import check_names, hashes_of
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel
 from training.config import TrainConfig
@@ -78,10 +78,11 @@ def facts_command(
     check_point(default_point)
     check_names(model_id, version)
     rounded, _ = load_calibrated(checkpoint, calibration)
+    items, hashes = artefacts(out), hashes_of(checkpoint, calibration, out)
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
     loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
     sets = {name: usable_part(samples, depth=model.sees_depth) for name, samples in loaded.items()}
-    quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
+    quantized = next(a for a in items if (a.engine, a.precision) == ("openvino", "int8"))
     measured = _measure(model, sets, spec, quantized)
     provenance = _provenance(rounded.info, rounded.config, checkpoint)
     chosen = fp32_point(measured.points, default_point, next(iter(model.decisions.values())))
@@ -102,6 +103,7 @@ def facts_command(
         notes=network_notes(rounded.config.method, rounded.info.parent_note, origin),
         default_point=default_point,
         provenance=provenance,
+        measured_with=hashes,
     )
     facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     licences = {picture.key: picture.licence for picture in read_manifest(folder)}

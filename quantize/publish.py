@@ -43,7 +43,7 @@ from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from fasedge.types import UInt8Array
 from quantize.errors import PublishError
-from quantize.export import Artefact, CalibrationFile, artefacts
+from quantize.export import Artefact, CalibrationFile, artefact, artefacts
 from quantize.latency import read_latency
 from quantize.parity import read_parity
 from quantize.pictures import feed
@@ -67,7 +67,7 @@ _MEANING: Mapping[OutputName, str] = {
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``facts.json``: what the artefacts themselves cannot tell. Written by the evaluation, never by hand.
 
-    The fields are those of :class:`fasedge.cards.ModelCard`.
+    The fields are those of :class:`fasedge.cards.ModelCard`, and ``measured_with``, see :func:`hashes_of`.
     """
 
     id: str
@@ -82,6 +82,24 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     intended_use: str
     limitations: tuple[str, ...]
     provenance: dict[str, str] = {}
+    measured_with: dict[str, str] = {}
+
+
+def hashes_of(checkpoint: Path, calibration: Path, folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that facts are measured with, by what they are.
+
+    Args:
+        checkpoint: Rounded student.
+        calibration: ``calibration.json``.
+        folder: Of the artefacts; INT8 is measured in OpenVINO.
+
+    Raises:
+        ModelNotFoundError: A file cannot be read.
+    """
+    measured = artefact(folder, "openvino", "int8")
+    files = {"checkpoint": checkpoint, "calibration": calibration}
+    files |= {path.name: path for path in (measured.path, *measured.companions)}
+    return {name: sha256_of(path) for name, path in files.items()}
 
 
 def check_names(model_id: str, version: str) -> None:
@@ -137,6 +155,7 @@ def publish(
     *,
     spec: InputSpec,
     calibration: CalibrationFile,
+    hashes: Mapping[str, str],
     golden_rgb: UInt8Array,
     tolerance: float = DEFAULT_TOLERANCE,
     models: Path | None = None,
@@ -149,6 +168,7 @@ def publish(
         facts: See :class:`Facts`.
         spec: The network's input.
         calibration: As built into the graph.
+        hashes: See :func:`hashes_of`; the facts must have been measured with the same files.
         golden_rgb: uint8 (n, S, S, C): pictures that may be published.
         tolerance: Of the self-test.
         models: Where model folders lie; default: inside the package.
@@ -157,8 +177,8 @@ def publish(
         The published folder.
 
     Raises:
-        PublishError: Id or version is no plain name, the new folder cannot be made, ``latency.json`` is missing or
-            about other files, or an artefact fails its self-test. An earlier folder is untouched.
+        PublishError: Id or version is no plain name, the new folder cannot be made, ``latency.json`` is missing, it or
+            the facts are about other files, or an artefact fails its self-test. An earlier folder is untouched.
         ConversionError: An artefact is missing.
         ParityError: ``parity.json`` is missing or about other files.
     """
@@ -167,6 +187,7 @@ def publish(
     items = artefacts(folder)
     records, latency = read_parity(folder, items), read_latency(folder, items)
     _check_calibration(model, calibration)
+    _check_facts(facts, hashes)
     target = models / facts.id
     try:
         with _staging_for(target) as staging:
@@ -228,6 +249,15 @@ def _check_calibration(model: ExportModel, calibration: CalibrationFile) -> None
         )
 
 
+def _check_facts(facts: Facts, hashes: Mapping[str, str]) -> None:
+    other = [name for name, sha256 in hashes.items() if facts.measured_with.get(name) != sha256]
+    if other:
+        raise PublishError(
+            f"the facts about {facts.id!r} were not measured with this {' and '.join(other)}; "
+            "run `python -m quantize facts` again, then `parity`"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Parts:
     facts: Facts
@@ -266,7 +296,7 @@ def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
         parity=parts.records,
         latency=parts.latency,
         golden=golden,
-        **{name: getattr(facts, name) for name in facts.__struct_fields__},
+        **{name: getattr(facts, name) for name in facts.__struct_fields__ if name != "measured_with"},
     )
 
 

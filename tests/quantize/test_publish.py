@@ -12,10 +12,11 @@ from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from quantize import publish as publishing
 from quantize.errors import ConversionError, ParityError, PublishError
-from quantize.export import CalibrationFile, artefact, artefacts
+from quantize.export import CalibrationFile, artefact, artefacts, export_int8
+from quantize.grid import conv_names, release
 from quantize.latency import cpu_name, measure_latency, time_published, write_latency
 from quantize.parity import Presentations, measure, reference_scores, write_parity
-from quantize.publish import Facts, publish, read_facts
+from quantize.publish import Facts, hashes_of, publish, read_facts
 from quantize.students import ExportModel, Platt
 from training.inputs import BrightnessNorm
 
@@ -64,17 +65,26 @@ def folder(bench, exported, tmp_path) -> Path:
     items = artefacts(copy)
     write_parity(copy, measure(items, reference_scores(bench.model, bench.crops), data, threads=1))
     write_latency(copy, items, measure_latency(items, bench.crops[:3], rounds=1))
+    for name in ("rounded.safetensors", "calibration.json"):
+        (copy / name).write_text(name)
     return copy
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    return hashes_of(folder / "rounded.safetensors", folder / "calibration.json", folder)
+
+
 def put(bench, folder, models, **changes):
+    measured = hashes(folder)
     arguments = {
+        "facts": msgspec.structs.replace(FACTS, measured_with=measured),
         "spec": SPEC,
         "calibration": CalibrationFile(scale=6.0, bias=0.1, fitted_on="nothing"),
+        "hashes": measured,
         "golden_rgb": bench.crops[:6],
         "models": models,
     }
-    return publish(bench.model, folder, FACTS, **(arguments | changes))
+    return publish(changes.pop("model", bench.model), folder, **(arguments | changes))
 
 
 def test_a_published_model_passes_the_self_test_on_every_engine(bench, folder, tmp_path):
@@ -148,14 +158,12 @@ def test_an_artefact_that_fails_its_self_test_is_not_published_and_the_old_model
     # Golden outputs from a network with another calibration: every artefact now disagrees with them.
     other = ExportModel(bench.student, Platt(30.0, 0.1), BrightnessNorm())
     with pytest.raises(PublishError, match=r"was not published.*unchanged"):
-        publish(
-            other,
+        put(
+            bench,
             folder,
-            FACTS,
-            spec=SPEC,
+            published,
+            model=other,
             calibration=CalibrationFile(scale=30.0, bias=0.1, fitted_on="nothing"),
-            golden_rgb=bench.crops[:6],
-            models=published,
         )
     assert contents(published) == before
 
@@ -256,6 +264,29 @@ def test_a_card_that_would_state_another_calibration_than_the_graph_is_refused(b
         put(bench, folder, tmp_path / "models", calibration=CalibrationFile(scale=5.0, bias=0.1, fitted_on="x"))
 
 
+@pytest.mark.parametrize("changed", ["checkpoint", "calibration", "int8.xml", "int8.bin"])
+def test_facts_that_were_measured_with_other_files_are_not_published(bench, folder, tmp_path, changed):
+    facts = msgspec.structs.replace(FACTS, measured_with=hashes(folder) | {changed: "0" * 64})
+    with pytest.raises(PublishError, match=f"not measured with this {changed}; run `python -m quantize facts` again"):
+        put(bench, folder, tmp_path / "models", facts=facts)
+    with pytest.raises(PublishError, match=r"this checkpoint and calibration and int8\.xml and int8\.bin;"):
+        put(bench, folder, tmp_path / "models", facts=FACTS)  # of a version that did not say
+    assert not (tmp_path / "models").exists()
+
+
+def test_operating_points_of_int8_files_that_were_written_anew_are_stale(bench, folder, tmp_path):
+    facts = msgspec.structs.replace(FACTS, measured_with=hashes(folder))
+    export_int8(release(bench.grid, conv_names(bench.grid, 1)), folder, 32, bench.calibration[:1])
+    species = ["" if label else "print" for label in bench.labels]
+    items = artefacts(folder)
+    data = Presentations(bench.crops, bench.labels, species, 0.5)
+    write_parity(folder, measure(items, reference_scores(bench.model, bench.crops), data, threads=1))
+    write_latency(folder, items, measure_latency(items, bench.crops[:3], rounds=1))
+    with pytest.raises(PublishError, match=r"not measured with this int8\.xml"):
+        put(bench, folder, tmp_path / "models", facts=facts)
+    put(bench, folder, tmp_path / "models")
+
+
 def test_golden_pictures_of_the_wrong_kind_are_refused(bench, folder, tmp_path):
     with pytest.raises(PublishError, match="golden vectors need uint8"):
         put(bench, folder, tmp_path / "models", golden_rgb=np.zeros((0, 32, 32, 3), np.uint8))
@@ -271,6 +302,7 @@ def test_facts_whose_id_or_version_is_no_plain_name_are_refused_before_anything_
             msgspec.structs.replace(FACTS, **{field: name}),
             spec=SPEC,
             calibration=None,
+            hashes={},
             golden_rgb=None,
             models=tmp_path / "models",
         )

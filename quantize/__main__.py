@@ -18,7 +18,7 @@ from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, 
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
-from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point
+from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point, held_out
 from quantize.facts_command import facts_command
 from quantize.files import complete_file
 from quantize.finetune import FinetuneConfig, finetune, training_crops
@@ -325,6 +325,7 @@ def run(
     """Every step from `round` to `publish`. Nothing is published when one fails."""
     check_point(default_point)
     check_names(model_id, version)
+    held_out(dev, test)
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"

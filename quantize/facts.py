@@ -121,6 +121,23 @@ def check_point(name: str) -> None:
         )
 
 
+def held_out(dev: Path, test: Path) -> dict[str, SampleSet]:
+    """The sets that thresholds and rates come from, by their split: people unseen in training.
+
+    Raises:
+        CalibrationDataError: One is of another split.
+        DataError: One is missing or malformed.
+    """
+    sets = {"dev": SampleSet.load(dev), "test": SampleSet.load(test)}
+    for (name, samples), path in zip(sets.items(), (dev, test), strict=True):
+        if samples.info.split != name:
+            raise CalibrationDataError(
+                f"--{name} needs a set of the {name} split, got {samples.info.split!r} in {path}; what the card says "
+                "of people unseen in training would not be true"
+            )
+    return sets
+
+
 def fp32_point(points: Sequence[OperatingPoint], name: str, modalities: tuple[str, ...]) -> OperatingPoint:
     """The operating point of that name at full precision, which parity and the cost of rounding are measured at.
 

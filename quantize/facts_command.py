@@ -23,6 +23,7 @@ from quantize.facts import (
     check_point,
     fp32_point,
     golden_indices,
+    held_out,
     make_facts,
     network_notes,
     operating_points,
@@ -77,10 +78,10 @@ def facts_command(
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     check_point(default_point)
     check_names(model_id, version)
+    loaded = held_out(dev, test)
     rounded, _ = load_calibrated(checkpoint, calibration)
     items, hashes = artefacts(out), hashes_of(checkpoint, calibration, out)
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
-    loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
     sets = {name: usable_part(samples, depth=model.sees_depth) for name, samples in loaded.items()}
     quantized = next(a for a in items if (a.engine, a.precision) == ("openvino", "int8"))
     measured = _measure(model, sets, spec, quantized)

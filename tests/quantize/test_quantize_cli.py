@@ -1,3 +1,4 @@
+import re
 import sys
 
 import msgspec
@@ -117,6 +118,18 @@ def test_an_id_or_version_that_is_no_plain_name_is_refused_at_once(tmp_path, mon
     for command, more in (("run", ["--train", tmp_path]), ("facts", files)):
         assert run(monkeypatch, command, *arguments, *more) == 3
         assert "must be a plain name" in capsys.readouterr().err
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(("dev", "test"), [("dev", "train"), ("train", "test"), ("test", "dev")])
+def test_rates_and_thresholds_are_of_no_other_split_than_the_card_says(tmp_path, monkeypatch, capsys, dev, test):
+    out = tmp_path / "out"
+    sets = {name: write_set(tmp_path / name, toy_set(8, split=name)) for name in ("train", "dev", "test")}
+    arguments = ["--checkpoint", tmp_path / "s", "--out", out, "--id", "a", "--dev", sets[dev], "--test", sets[test]]
+    files = ["--calibration", out / "c.json", "--facts", out / "f.json", "--golden", out / "g.npy"]
+    for command, more in (("run", ["--train", sets["train"]]), ("facts", files)):
+        assert run(monkeypatch, command, *arguments, *more) == 3
+        assert re.search(r"--(dev|test) needs a set of the \1 split, got '(?!\1)", capsys.readouterr().err)
         assert not out.exists()
 
 

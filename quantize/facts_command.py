@@ -31,6 +31,7 @@ from quantize.facts import (
     rounding_cost,
     simulated_evaluation,
 )
+from quantize.files import complete_file
 from quantize.options import (
     CalibrationOption,
     CheckpointOption,
@@ -106,10 +107,12 @@ def facts_command(
         provenance=provenance,
         measured_with=hashes,
     )
-    facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    with complete_file(facts) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     licences = {picture.key: picture.licence for picture in read_manifest(folder)}
     best = golden_indices(sets["test"], licences)
-    np.save(golden, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
+    with complete_file(golden) as temporary, temporary.open("wb") as stream:
+        np.save(stream, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
     Console().print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
@@ -156,5 +159,6 @@ def _provenance(info: RoundedInfo, config: TrainConfig, checkpoint: Path) -> dic
         "rounded_student_sha256": sha256_of(checkpoint),
         "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
         "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
+        **({"rounded_on": f"{info.crops} crops for the ranges; {info.train}"} if info.train else {}),
         "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
     }

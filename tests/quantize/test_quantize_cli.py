@@ -1,5 +1,6 @@
 import re
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,13 +9,15 @@ import torch
 
 from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.selftest import load_golden
+from quantize import __main__ as commands
 from quantize.__main__ import main
 from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
 from quantize.export import load_trained, read_calibration
 from quantize.imitation import Imitation
+from quantize.latency import write_latency
 from quantize.rounded import load_rounded
-from quantize.students import PixelCosineStudent, new_student
+from quantize.students import PixelCosineStudent, Platt, new_student
 from tests.training.fixtures.evaluation_sets import write_set
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
@@ -131,6 +134,82 @@ def test_rates_and_thresholds_are_of_no_other_split_than_the_card_says(tmp_path,
         assert run(monkeypatch, command, *arguments, *more) == 3
         assert re.search(r"--(dev|test) needs a set of the \1 split, got '(?!\1)", capsys.readouterr().err)
         assert not out.exists()
+
+
+class StoppedError(Exception):
+    """Where a test has seen enough of `run`."""
+
+
+@pytest.fixture
+def rounds(checkpoint, tmp_path, monkeypatch):
+    """Runs `run` until the student is rounded and says how often that was done anew."""
+    sets = {name: write_set(tmp_path / name, toy_set(64, split=name)) for name in ("train", "dev", "test")}
+    arguments = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--id", "a", "--steps", 0]
+    arguments += [item for name, folder in sets.items() for item in (f"--{name}", folder)]
+    calls, done = [], commands.round_command
+
+    def stop(**_):
+        raise StoppedError
+
+    def counted(*given, **more):
+        calls.append(1)
+        done(*given, **more)
+
+    monkeypatch.setattr(commands, "round_command", counted)
+    monkeypatch.setattr(commands, "calibrate", stop)
+
+    def until_rounded(*more) -> int:
+        calls.clear()
+        with pytest.raises(StoppedError):
+            run(monkeypatch, "run", *arguments, *more)
+        return len(calls)
+
+    return until_rounded
+
+
+def test_run_rounds_again_for_other_crops_another_set_or_a_damaged_file_only(rounds, tmp_path, capsys):
+    crops = ("--crops", 8)
+    assert [rounds(*crops), rounds(*crops), rounds("--crops", 9), rounds("--crops", 9)] == [1, 0, 1, 0]
+    write_set(tmp_path / "train", toy_set(66))
+    assert [rounds(*crops), rounds(*crops)] == [1, 0]
+    rounded = tmp_path / "out" / "rounded.safetensors"
+    rounded.write_bytes(rounded.read_bytes()[:-1])
+    capsys.readouterr()
+    assert [rounds(*crops), rounds(*crops)] == [1, 0]
+    assert "rounding again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_run_removes_what_a_killed_run_left_and_nothing_else(rounds, tmp_path):
+    out = tmp_path / "out"
+    names = [f".{stem}-a1_b2c3d" for stem in ("fp32", "int8", "facts", "golden", "parity", "latency", "calibration")]
+    for name in (*names, ".own-settings"):
+        (out / name).mkdir(parents=True)
+    (out / ".rounded.safetensors.12ab34cd.part").touch()
+    rounds("--crops", 8)
+    assert sorted(path.name for path in out.iterdir()) == [".own-settings", "rounded.safetensors"]
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_earlier_one(checkpoint, tmp_path, monkeypatch, capsys):
+    dev = write_set(tmp_path / "dev", toy_set(8, split="dev"))
+    calibration = tmp_path / "files" / "calibration"
+    arguments = ["calibrate", "--checkpoint", checkpoint, "--dev", dev, "--calibration", calibration]
+    monkeypatch.setattr(commands, "fit_platt", lambda *_: Platt(2.0, 0.5))  # nobody has trained this student
+    assert run(monkeypatch, *arguments) == 0
+    write_latency(tmp_path / "files", [], [])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
+    assert set(before) == {"calibration", "latency.json"}
+
+    def half(self, content):
+        with self.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert run(monkeypatch, *arguments) == 3
+    assert "disk full" in capsys.readouterr().err
+    with pytest.raises(OSError, match="disk full"):
+        write_latency(tmp_path / "files", [], [])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()} == before
 
 
 def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsys):

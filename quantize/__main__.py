@@ -16,7 +16,7 @@ from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distil_command import distil
 from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, sees_depth
 from quantize.equalise import equalise
-from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
+from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
 from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point, held_out
 from quantize.facts_command import facts_command
@@ -55,6 +55,7 @@ from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
 from quantize.publish import DEFAULT_TOLERANCE, check_names, hashes_of, publish, read_facts, read_golden
 from quantize.rounded import UNCALIBRATED, Rounded, load_calibrated, load_rounded, save_rounded, with_crop
+from quantize.students import ExportModel
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet
 from training.errors import CheckpointError
@@ -172,9 +173,20 @@ def int8(
     depth = rounded.grid.sees_depth
     sample = pictures(usable_part(SampleSet.load(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
-    grid = release(rounded.grid, conv_names(rounded.grid, start))
+    grid = release(rounded.grid, _leading(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
+
+
+def _leading(model: ExportModel, n: int) -> list[str]:
+    """Names of the leading convolutions, some of which at least stay in INT8."""
+    names, total = conv_names(model, n), len(conv_names(model))
+    if len(names) == total:
+        most = max(k for k in range(min(n, total)) if len(conv_names(model, k)) < total)
+        raise ConversionError(
+            f"--leading-float {n} leaves no convolution in INT8: the network has {total}, so at most {most} can lead"
+        )
+    return names
 
 
 @app.command()

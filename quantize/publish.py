@@ -148,6 +148,16 @@ def _check_golden(rgb: UInt8Array) -> None:
         )
 
 
+def _check_fits(rgb: UInt8Array, model: ExportModel, spec: InputSpec) -> None:
+    _check_golden(rgb)
+    wanted = (spec.size_px, spec.size_px, sum(model.inputs.values()))
+    if rgb.shape[1:] != wanted:
+        raise PublishError(
+            f"the network looks at pictures of {wanted}, the golden ones are {rgb.shape[1:]}; take those that "
+            "`python -m quantize facts` chose for it"
+        )
+
+
 def publish(
     model: ExportModel,
     folder: Path,
@@ -178,7 +188,8 @@ def publish(
 
     Raises:
         PublishError: Id or version is no plain name, the new folder cannot be made, ``latency.json`` is missing, it or
-            the facts are about other files, or an artefact fails its self-test. An earlier folder is untouched.
+            the facts are about other files, the golden pictures are of another network, or an artefact fails its
+            self-test. An earlier folder is untouched.
         ConversionError: An artefact is missing.
         ParityError: ``parity.json`` is missing or about other files.
     """
@@ -188,6 +199,7 @@ def publish(
     records, latency = read_parity(folder, items), read_latency(folder, items)
     _check_calibration(model, calibration)
     _check_facts(facts, hashes)
+    _check_fits(golden_rgb, model, spec)
     target = models / facts.id
     try:
         with _staging_for(target) as staging:
@@ -319,7 +331,6 @@ def _copy(item: Artefact, folder: Path, model_id: str) -> FileCard:
 
 
 def _write_golden(folder: Path, model: ExportModel, rgb: UInt8Array, tolerance: float) -> tuple[GoldenVectors, int]:
-    _check_golden(rgb)
     with torch.inference_mode():
         found = [out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy()))]
     outputs = dict(zip(model.outputs, found, strict=True))

@@ -290,6 +290,10 @@ def test_operating_points_of_int8_files_that_were_written_anew_are_stale(bench, 
 def test_golden_pictures_of_the_wrong_kind_are_refused(bench, folder, tmp_path):
     with pytest.raises(PublishError, match="golden vectors need uint8"):
         put(bench, folder, tmp_path / "models", golden_rgb=np.zeros((0, 32, 32, 3), np.uint8))
+    for shape in ((6, 32, 32, 4), (6, 40, 40, 3)):
+        with pytest.raises(PublishError, match=r"looks at pictures of \(32, 32, 3\), the golden ones are"):
+            put(bench, folder, tmp_path / "models", golden_rgb=np.zeros(shape, np.uint8))
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../evil", "/evil", "two words", ".hidden", "a/b"])

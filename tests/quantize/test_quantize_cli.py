@@ -14,6 +14,7 @@ from quantize.__main__ import main
 from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
 from quantize.export import load_trained, read_calibration
+from quantize.grid import conv_names, grid_convs
 from quantize.imitation import Imitation
 from quantize.latency import write_latency
 from quantize.rounded import load_rounded
@@ -75,6 +76,10 @@ def test_a_calibration_needs_all_of_its_fields(tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
     assert read_calibration(path).platt().scale == 2.0
+    for impossible in ('"scale": 0.0, "bias": 0.5', '"scale": -2, "bias": 0.5'):
+        path.write_text(f'{{{impossible}, "fitted_on": "dev"}}')
+        with pytest.raises(CheckpointMismatchError, match="calibration needs scale > 0"):
+            read_calibration(path)
     path.write_text('{"scale": 2.0, "bias": 0.5}')
     with pytest.raises(CheckpointMismatchError, match="fitted_on"):
         read_calibration(path)
@@ -102,6 +107,37 @@ def test_a_student_is_rounded_for_the_crop_that_is_asked_for(tmp_path, monkeypat
     assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", 1.1) == 0
     assert load_rounded(tmp_path / "r").config.input == msgspec.structs.replace(config.input, crop_scale=1.1)
     assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", -1) == 3
+
+
+@pytest.mark.parametrize("option", ["--steps", "--leading-float"])
+def test_less_than_nothing_is_a_wrong_command_line(tmp_path, monkeypatch, capsys, option):
+    arguments = ["--checkpoint", tmp_path / "s", "--out", tmp_path / "out", "--id", "a"]
+    sets = ["--train", tmp_path, "--dev", tmp_path, "--test", tmp_path]
+    assert run(monkeypatch, "run", *arguments, *sets, option, -1) == 2
+    assert option in capsys.readouterr().err
+
+
+def test_some_convolutions_stay_in_int8(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    trunk = TRUNKS["plain_s"]()
+    config = TrainConfig(input=InputConfig(size_px=32), method=MethodConfig(name="binary-trunk", trunk="plain_s"))
+    student = new_student("binary-trunk", trunk, trunk.out_channels)
+    save_checkpoint(tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(config)})
+    train = ["--train", write_set(tmp_path / "train", toy_set(16))]
+    given = ["--checkpoint", tmp_path / "r"]
+    assert run(monkeypatch, "round", tmp_path / "s", *given, *train, "--crops", 8, "--steps", 0) == 0
+    total = len(conv_names(load_rounded(tmp_path / "r").grid))
+    calibration = tmp_path / "calibration.json"
+    calibration.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
+    given += ["--calibration", calibration, "--out", tmp_path / "out", *train]
+    for n in (999, total):
+        assert run(monkeypatch, "int8", *given, "--leading-float", n) == 3
+        message = f"leaves no convolution in INT8: the network has {total}, so at most {total - 1} can lead"
+        assert message in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr(commands, "export_int8", lambda grid, *_: asked.append(grid_convs(grid)) or [])
+    assert run(monkeypatch, "int8", *given, "--leading-float", total - 1) == 0
+    assert [len(convs) for convs in asked] == [1]
 
 
 def test_a_default_operating_point_that_does_not_exist_is_refused_at_once(checkpoint, tmp_path, monkeypatch, capsys):

@@ -13,13 +13,15 @@ from quantize import __main__ as commands
 from quantize.__main__ import main
 from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
-from quantize.export import load_trained, read_calibration
+from quantize.export import export_int8, load_trained, read_calibration
 from quantize.grid import conv_names, grid_convs
 from quantize.imitation import Imitation
 from quantize.latency import write_latency
-from quantize.rounded import load_rounded
+from quantize.publish import hashes_of, read_facts, read_golden
+from quantize.rounded import load_calibrated, load_rounded
 from quantize.students import PixelCosineStudent, Platt, new_student
 from tests.training.fixtures.evaluation_sets import write_set
+from tests.training.fixtures.face_pack import write_face_pack
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -117,19 +119,43 @@ def test_less_than_nothing_is_a_wrong_command_line(tmp_path, monkeypatch, capsys
     assert option in capsys.readouterr().err
 
 
-def test_some_convolutions_stay_in_int8(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def rounded(tmp_path, monkeypatch):
+    """Arguments that name a rounded student nobody has trained, its calibration and a folder for artefacts."""
     torch.manual_seed(0)
     trunk = TRUNKS["plain_s"]()
     config = TrainConfig(input=InputConfig(size_px=32), method=MethodConfig(name="binary-trunk", trunk="plain_s"))
     student = new_student("binary-trunk", trunk, trunk.out_channels)
     save_checkpoint(tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(config)})
-    train = ["--train", write_set(tmp_path / "train", toy_set(16))]
     given = ["--checkpoint", tmp_path / "r"]
+    train = ["--train", write_set(tmp_path / "train", toy_set(16))]
     assert run(monkeypatch, "round", tmp_path / "s", *given, *train, "--crops", 8, "--steps", 0) == 0
-    total = len(conv_names(load_rounded(tmp_path / "r").grid))
-    calibration = tmp_path / "calibration.json"
-    calibration.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
-    given += ["--calibration", calibration, "--out", tmp_path / "out", *train]
+    (tmp_path / "c").write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
+    return [*given, "--calibration", tmp_path / "c", "--out", tmp_path / "out"]
+
+
+def test_facts_say_what_they_were_measured_with_and_what_the_student_was_rounded_on(rounded, tmp_path, monkeypatch):
+    out, grid = tmp_path / "out", load_calibrated(tmp_path / "r", tmp_path / "c")[0].grid
+    files = export_int8(grid, out, 32, np.zeros((1, 32, 32, 3), np.uint8), ["openvino"])
+    monkeypatch.setattr("quantize.facts_command.artefacts", lambda _: files)
+    monkeypatch.setattr("quantize.facts_command.golden_indices", lambda *_: [1, 2])
+    sets = {name: write_set(tmp_path / name, toy_set(40, split=name)) for name in ("dev", "test")}
+    arguments = [*rounded, "--dev", sets["dev"], "--test", sets["test"], "--id", "tiny"]
+    arguments += ["--data", write_face_pack(tmp_path / "faces")]
+    arguments += ["--facts", tmp_path / "made" / "facts.json", "--golden", tmp_path / "made" / "golden"]
+    assert run(monkeypatch, "facts", *arguments) == 0
+    facts = read_facts(tmp_path / "made" / "facts.json")
+    assert facts.measured_with == hashes_of(tmp_path / "r", tmp_path / "c", out)
+    assert sorted(facts.measured_with) == ["calibration", "checkpoint", "int8.bin", "int8.xml"]
+    assert re.fullmatch(
+        "8 crops for the ranges; simulated, version .*; seed 0, n=16, .*", facts.provenance["rounded_on"]
+    )
+    assert read_golden(tmp_path / "made" / "golden").shape == (2, 32, 32, 3)
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["facts.json", "golden"]
+
+
+def test_some_convolutions_stay_in_int8(rounded, tmp_path, monkeypatch, capsys):
+    given, total = [*rounded, "--train", tmp_path / "train"], len(conv_names(load_rounded(tmp_path / "r").grid))
     for n in (999, total):
         assert run(monkeypatch, "int8", *given, "--leading-float", n) == 3
         message = f"leaves no convolution in INT8: the network has {total}, so at most {total - 1} can lead"

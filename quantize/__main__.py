@@ -390,7 +390,7 @@ def _rounded_before(path: Path) -> Rounded | None:
     try:
         return load_rounded(path)
     except (CheckpointMismatchError, CheckpointError) as error:
-        console.print(f"{error}; rounding again")
+        console.print(f"{error}; rounding again", markup=False)
         return None
 
 

@@ -43,7 +43,7 @@ from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from fasedge.types import UInt8Array
 from quantize.errors import PublishError
-from quantize.export import Artefact, CalibrationFile, artefact, artefacts
+from quantize.export import Artefact, CalibrationFile, artefact, artefacts, complete
 from quantize.latency import read_latency
 from quantize.parity import read_parity
 from quantize.pictures import feed
@@ -94,9 +94,10 @@ def hashes_of(checkpoint: Path, calibration: Path, folder: Path) -> dict[str, st
         folder: Of the artefacts; INT8 is measured in OpenVINO.
 
     Raises:
-        ModelNotFoundError: A file cannot be read.
+        ConversionError: The artefact is missing.
+        ModelNotFoundError: Another file cannot be read.
     """
-    measured = artefact(folder, "openvino", "int8")
+    (measured,) = complete([artefact(folder, "openvino", "int8")])
     files = {"checkpoint": checkpoint, "calibration": calibration}
     files |= {path.name: path for path in (measured.path, *measured.companions)}
     return {name: sha256_of(path) for name, path in files.items()}

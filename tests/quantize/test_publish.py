@@ -259,6 +259,12 @@ def test_a_missing_artefact_is_not_published(bench, folder, tmp_path):
         put(bench, folder, tmp_path / "models")
 
 
+def test_a_missing_int8_file_has_no_facts(folder):
+    (folder / "int8.bin").unlink()
+    with pytest.raises(ConversionError, match=r"int8\.bin is missing or empty"):
+        hashes(folder)
+
+
 def test_a_card_that_would_state_another_calibration_than_the_graph_is_refused(bench, folder, tmp_path):
     with pytest.raises(PublishError, match="another calibration"):
         put(bench, folder, tmp_path / "models", calibration=CalibrationFile(scale=5.0, bias=0.1, fitted_on="x"))

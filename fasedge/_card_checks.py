@@ -12,7 +12,8 @@ from fasedge.errors import CardError, InputError
 if TYPE_CHECKING:
     from fasedge.cards import ModelCard, Rate
 
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: What may name a model or a file: it stays in its folder.
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,10 +76,10 @@ def _is_possible(rate: Rate) -> bool:
 
 def _check_names(card: ModelCard, origin: str) -> None:
     """File names stay beside the card, hashes are hashes, and no file is loaded without one."""
-    if not _PLAIN_NAME.fullmatch(card.id):
+    if not PLAIN_NAME.fullmatch(card.id):
         raise CardError(f"{origin}: id must be a plain name (letters, digits, '.', '_', '-'), got {card.id!r}")
     for name, digest in _files_of(card):
-        if not _PLAIN_NAME.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise CardError(f"{origin}: file names must be plain names beside the card, got {name!r}")
         if not _SHA256.fullmatch(digest):
             raise CardError(f"{origin}: sha256 of {name!r} must be 64 lower-case hexadecimal digits, got {digest!r}")

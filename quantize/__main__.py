@@ -16,16 +16,16 @@ from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distil_command import distil
 from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, sees_depth
 from quantize.equalise import equalise
-from quantize.errors import CalibrationDataError, CheckpointMismatchError, ParityError
+from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
-from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point
+from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point, held_out
 from quantize.facts_command import facts_command
-from quantize.files import complete_file
+from quantize.files import complete_file, remove_unfinished
 from quantize.finetune import FinetuneConfig, finetune, training_crops
 from quantize.fitting import fit_grid
 from quantize.full_command import full
 from quantize.grid import GridConfig, conv_names, in_float, release
-from quantize.latency import measure_latency, time_published, write_latency
+from quantize.latency import LATENCY_NAME, measure_latency, time_published, write_latency
 from quantize.layers_command import layers
 from quantize.options import (
     CalibrationOption,
@@ -50,13 +50,15 @@ from quantize.options import (
     VersionOption,
 )
 from quantize.pack import EvaluationPack, make_pack
-from quantize.parity import Presentations, measure, reference_scores, write_parity
+from quantize.parity import PARITY_NAME, Presentations, measure, reference_scores, write_parity
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
-from quantize.publish import DEFAULT_TOLERANCE, publish, read_facts, read_golden
-from quantize.rounded import UNCALIBRATED, load_calibrated, load_rounded, save_rounded, with_crop
+from quantize.publish import DEFAULT_TOLERANCE, check_names, hashes_of, publish, read_facts, read_golden
+from quantize.rounded import UNCALIBRATED, Rounded, load_calibrated, load_rounded, save_rounded, with_crop
+from quantize.students import ExportModel
 from training.data.manifest import data_folder
 from training.data.samples import SampleSet
+from training.errors import CheckpointError
 from training.evaluate import evaluate_sets, write_evaluation
 from training.program import run_program
 
@@ -95,7 +97,8 @@ def calibrate(
         fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}",
         heads={name: HeadCalibration(scale=own.scale, bias=own.bias) for name, own in fitted.items()},
     )
-    calibration.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    with complete_file(calibration) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     for name, own in {"score": platt, **fitted}.items():
         console.print(f"{name} = sigmoid({own.scale:.4f} * mean {own.bias:+.4f})")
 
@@ -134,7 +137,8 @@ def round_command(
     network, config = load_trained(student)
     config = with_crop(config, crop_scale)
     plain = network.exported(UNCALIBRATED, config.input.normalisation())
-    samples = usable_part(SampleSet.load(train), depth=plain.sees_depth)
+    whole = SampleSet.load(train)
+    samples = usable_part(whole, depth=plain.sees_depth)
     calibration = calibration_crops(samples, config.input.spec(), crops, depth=plain.sees_depth)
     model = equalise(plain, calibration)
     chosen = GridConfig(float_convs=tuple(conv_names(model, in_float(config.method.trunk).weights)))
@@ -145,7 +149,7 @@ def round_command(
     console.print(
         f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
     )
-    save_rounded(checkpoint, grid, student, config, chosen, tuning, record)
+    save_rounded(checkpoint, grid, student, config, chosen, tuning, record, train=whole.info, crops=crops)
 
 
 @app.command()
@@ -169,9 +173,20 @@ def int8(
     depth = rounded.grid.sees_depth
     sample = pictures(usable_part(SampleSet.load(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
-    grid = release(rounded.grid, conv_names(rounded.grid, start))
+    grid = release(rounded.grid, _leading(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
+
+
+def _leading(model: ExportModel, n: int) -> list[str]:
+    """Names of the leading convolutions, some of which at least stay in INT8."""
+    names, total = conv_names(model, n), len(conv_names(model))
+    if len(names) == total:
+        most = max(k for k in range(min(n, total)) if len(conv_names(model, k)) < total)
+        raise ConversionError(
+            f"--leading-float {n} leaves no convolution in INT8: the network has {total}, so at most {most} can lead"
+        )
+    return names
 
 
 @app.command()
@@ -293,6 +308,7 @@ def publish_command(
         read_facts(facts),
         spec=rounded.config.input.spec(),
         calibration=file,
+        hashes=hashes_of(checkpoint, calibration, out),
         golden_rgb=read_golden(golden),
         tolerance=tolerance,
         models=models or models_folder(),
@@ -323,10 +339,17 @@ def run(
 ) -> None:
     """Every step from `round` to `publish`. Nothing is published when one fails."""
     check_point(default_point)
+    check_names(model_id, version)
+    held_out(dev, test)
+    made_from = SampleSet.load(train).info
     out.mkdir(parents=True, exist_ok=True)
     calibration, facts, golden = out / "calibration.json", out / "facts.json", out / "golden.npy"
     student, checkpoint = checkpoint, out / "rounded.safetensors"
-    if not checkpoint.is_file() or not load_rounded(checkpoint).is_of(student, crop_scale=crop_scale, steps=steps):
+    written = ("fp32", "int8", PARITY_NAME, LATENCY_NAME)
+    remove_unfinished(calibration, facts, golden, checkpoint, *(out / name for name in written))
+    if not (rounded := _rounded_before(checkpoint)) or not rounded.is_of(
+        student, made_from, crops=crops, crop_scale=crop_scale, steps=steps
+    ):
         round_command(student, checkpoint, train, crops, steps, crop_scale=crop_scale)
     calibrate(checkpoint=checkpoint, dev=dev, calibration=calibration)
     export(checkpoint, calibration, out)
@@ -358,6 +381,17 @@ def run(
         models=models,
         tolerance=tolerance,
     )
+
+
+def _rounded_before(path: Path) -> Rounded | None:
+    """What an earlier run left; a file that is damaged is made anew."""
+    if not path.is_file():
+        return None
+    try:
+        return load_rounded(path)
+    except (CheckpointMismatchError, CheckpointError) as error:
+        console.print(f"{error}; rounding again", markup=False)
+        return None
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import msgspec
 from fasedge.cards import sha256_of
 from quantize.errors import QuantizeError
 from quantize.export import Artefact
+from quantize.files import complete_file
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -24,7 +25,8 @@ def write_about(path: Path, items: Sequence[Artefact], records: Sequence[msgspec
     """Write what was measured on these artefacts."""
     hashes = {file.name: sha256_of(file) for item in items for file in (item.path, *item.companions)}
     content = _About(sha256=hashes, records=tuple(records))
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+    with complete_file(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
     return path
 
 

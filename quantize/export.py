@@ -113,14 +113,17 @@ def read_calibration(path: Path) -> CalibrationFile:
     """Read ``calibration.json``.
 
     Raises:
-        CheckpointMismatchError: It is missing or malformed.
+        CheckpointMismatchError: It is missing or malformed, or a number in it is impossible.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=CalibrationFile)
-    except (OSError, msgspec.MsgspecError) as error:
+        file = msgspec.json.decode(path.read_bytes(), type=CalibrationFile)
+        file.platt()
+    except (OSError, ValueError) as error:
         raise CheckpointMismatchError(
-            f"{path} is no calibration ({error}); expected JSON with scale, bias and fitted_on"
+            f"{path} is no calibration ({error}); expected JSON with scale, bias and fitted_on, as "
+            "`python -m quantize calibrate` writes it"
         ) from error
+    return file
 
 
 def config_of(checkpoint: Checkpoint) -> TrainConfig:

@@ -120,6 +120,23 @@ def check_point(name: str) -> None:
         )
 
 
+def held_out(dev: Path, test: Path) -> dict[str, SampleSet]:
+    """The sets that thresholds and rates come from, by their split: people unseen in training.
+
+    Raises:
+        CalibrationDataError: One is of another split.
+        DataError: One is missing or malformed.
+    """
+    sets = {"dev": SampleSet.load(dev), "test": SampleSet.load(test)}
+    for (name, samples), path in zip(sets.items(), (dev, test), strict=True):
+        if samples.info.split != name:
+            raise CalibrationDataError(
+                f"--{name} needs a set of the {name} split, got {samples.info.split!r} in {path}; what the card says "
+                "of people unseen in training would not be true"
+            )
+    return sets
+
+
 def fp32_point(points: Sequence[OperatingPoint], name: str, modalities: tuple[str, ...]) -> OperatingPoint:
     """The operating point of that name at full precision, which parity and the cost of rounding are measured at.
 
@@ -271,6 +288,7 @@ def make_facts(
     notes: str,
     default_point: str = DEFAULT_POINT,
     provenance: dict[str, str],
+    measured_with: dict[str, str],
 ) -> Facts:
     """Put the facts together.
 
@@ -284,6 +302,7 @@ def make_facts(
         notes: As :func:`network_notes`.
         default_point: Operating point that users get by default.
         provenance: Seeds, software, what the student was distilled from.
+        measured_with: See :func:`quantize.publish.hashes_of`.
     """
     text = TEXTS[config.name]
     return Facts(
@@ -307,6 +326,7 @@ def make_facts(
         ),
         limitations=LIMITATIONS + _OF_INPUTS[config.name == METHOD],
         provenance=provenance,
+        measured_with=measured_with,
     )
 
 

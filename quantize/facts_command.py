@@ -23,6 +23,7 @@ from quantize.facts import (
     check_point,
     fp32_point,
     golden_indices,
+    held_out,
     make_facts,
     network_notes,
     operating_points,
@@ -30,6 +31,7 @@ from quantize.facts import (
     rounding_cost,
     simulated_evaluation,
 )
+from quantize.files import complete_file
 from quantize.options import (
     CalibrationOption,
     CheckpointOption,
@@ -47,6 +49,7 @@ from quantize.options import (
 )
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import pictures, usable_part
+from quantize.publish import check_names, hashes_of
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel
 from training.config import TrainConfig
@@ -75,11 +78,13 @@ def facts_command(
 ) -> None:
     """Measure operating points and rates at both precisions, and choose the golden pictures."""
     check_point(default_point)
+    check_names(model_id, version)
+    loaded = held_out(dev, test)
     rounded, _ = load_calibrated(checkpoint, calibration)
+    items, hashes = artefacts(out), hashes_of(checkpoint, calibration, out)
     model, folder, spec = rounded.fp32(), data_folder(data), rounded.config.input.spec()
-    loaded = {name: SampleSet.load(path) for name, path in (("dev", dev), ("test", test))}
     sets = {name: usable_part(samples, depth=model.sees_depth) for name, samples in loaded.items()}
-    quantized = next(a for a in artefacts(out) if (a.engine, a.precision) == ("openvino", "int8"))
+    quantized = next(a for a in items if (a.engine, a.precision) == ("openvino", "int8"))
     measured = _measure(model, sets, spec, quantized)
     provenance = _provenance(rounded.info, rounded.config, checkpoint)
     chosen = fp32_point(measured.points, default_point, next(iter(model.decisions.values())))
@@ -100,11 +105,14 @@ def facts_command(
         notes=network_notes(rounded.config.method, rounded.info.parent_note, origin),
         default_point=default_point,
         provenance=provenance,
+        measured_with=hashes,
     )
-    facts.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
+    with complete_file(facts) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
     licences = {picture.key: picture.licence for picture in read_manifest(folder)}
     best = golden_indices(sets["test"], licences)
-    np.save(golden, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
+    with complete_file(golden) as temporary, temporary.open("wb") as stream:
+        np.save(stream, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
     Console().print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")
 
 
@@ -151,5 +159,6 @@ def _provenance(info: RoundedInfo, config: TrainConfig, checkpoint: Path) -> dic
         "rounded_student_sha256": sha256_of(checkpoint),
         "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
         "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
+        **({"rounded_on": f"{info.crops} crops for the ranges; {info.train}"} if info.train else {}),
         "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
     }

@@ -29,10 +29,23 @@ def complete_file(path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}-", dir=path.parent))
     try:
         yield folder / path.name
-        written = sorted(folder.glob(f"{path.stem}.*"))
+        written = sorted(p for p in folder.iterdir() if p.name == path.name or p.name.startswith(f"{path.stem}."))
         if folder / path.name not in written or any(item.stat().st_size == 0 for item in written):
             raise ConversionError(f"the converter left no complete file for {path.name}; nothing was kept")
         for item in sorted(written, key=lambda item: item.name == path.name):
             item.replace(path.with_name(item.name))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(*paths: Path) -> None:
+    """Remove what :func:`complete_file` and checkpoints leave beside a file when the process is killed.
+
+    Args:
+        paths: Files that nobody else is writing.
+    """
+    for path in paths:
+        for folder in path.parent.glob(f".{path.stem}-????????"):
+            shutil.rmtree(folder, ignore_errors=True)
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink()

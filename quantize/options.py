@@ -19,11 +19,13 @@ FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written 
 GoldenOption = Annotated[Path, typer.Option("--golden", help=".npy, uint8 (n, S, S, C): crops that may be published.")]
 ModelsOption = Annotated[Path | None, typer.Option("--models", help="Default: inside the package.")]
 ToleranceOption = Annotated[float, typer.Option(help="Largest difference of a score in the self-test.")]
-StepsOption = Annotated[int, typer.Option("--steps", help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
+StepsOption = Annotated[int, typer.Option("--steps", min=0, help="Steps of fine-tuning on the INT8 grid; 0 for none.")]
 LeadingOption = Annotated[
     int | None,
     typer.Option(
-        "--leading-float", help="Convolutions at the start of the network that stay in float; default: by the network."
+        "--leading-float",
+        min=0,
+        help="Convolutions at the start of the network that stay in float; default: by the network.",
     ),
 ]
 EvaluationOption = Annotated[

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 
+from fasedge._card_checks import PLAIN_NAME
 from fasedge.cards import (
     CARD_NAME,
     Calibration,
@@ -40,7 +43,7 @@ from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from fasedge.types import UInt8Array
 from quantize.errors import PublishError
-from quantize.export import Artefact, CalibrationFile, artefacts
+from quantize.export import Artefact, CalibrationFile, artefact, artefacts, complete
 from quantize.latency import read_latency
 from quantize.parity import read_parity
 from quantize.pictures import feed
@@ -50,7 +53,7 @@ GOLDEN_NAME = "golden.npz"
 #: Largest difference of a score that a device may show. INT8 differed from FP32 by up to 0.052 on 400 crops
 #: (ImageNet trunk, calibration scale 22; it grows with that scale), by less than 0.015 between processors and engines.
 DEFAULT_TOLERANCE = 0.06
-
+_STAGING, _OLD = ".staging-", "old-"
 
 _MODALITY: Mapping[str, Literal["rgb", "depth"]] = {"rgb": "rgb", "depth": "depth"}
 _MEANING: Mapping[OutputName, str] = {
@@ -64,7 +67,7 @@ _MEANING: Mapping[OutputName, str] = {
 class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """``facts.json``: what the artefacts themselves cannot tell. Written by the evaluation, never by hand.
 
-    The fields are those of :class:`fasedge.cards.ModelCard`.
+    The fields are those of :class:`fasedge.cards.ModelCard`, and ``measured_with``, see :func:`hashes_of`.
     """
 
     id: str
@@ -79,6 +82,38 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     intended_use: str
     limitations: tuple[str, ...]
     provenance: dict[str, str] = {}
+    measured_with: dict[str, str] = {}
+
+
+def hashes_of(checkpoint: Path, calibration: Path, folder: Path) -> dict[str, str]:
+    """SHA-256 of the files that facts are measured with, by what they are.
+
+    Args:
+        checkpoint: Rounded student.
+        calibration: ``calibration.json``.
+        folder: Of the artefacts; INT8 is measured in OpenVINO.
+
+    Raises:
+        ConversionError: The artefact is missing.
+        ModelNotFoundError: Another file cannot be read.
+    """
+    (measured,) = complete([artefact(folder, "openvino", "int8")])
+    files = {"checkpoint": checkpoint, "calibration": calibration}
+    files |= {path.name: path for path in (measured.path, *measured.companions)}
+    return {name: sha256_of(path) for name, path in files.items()}
+
+
+def check_names(model_id: str, version: str) -> None:
+    """Refuse an id, which names a folder, or a version that is no plain name, before anything is done.
+
+    Raises:
+        PublishError: One of them is no plain name.
+    """
+    for what, name in (("--id", model_id), ("--version", version)):
+        if not PLAIN_NAME.fullmatch(name):
+            raise PublishError(
+                f"{what} must be a plain name (letters, digits, '.', '_', '-'; a letter or digit first), got {name!r}"
+            )
 
 
 def read_facts(path: Path) -> Facts:
@@ -114,6 +149,16 @@ def _check_golden(rgb: UInt8Array) -> None:
         )
 
 
+def _check_fits(rgb: UInt8Array, model: ExportModel, spec: InputSpec) -> None:
+    _check_golden(rgb)
+    wanted = (spec.size_px, spec.size_px, sum(model.inputs.values()))
+    if rgb.shape[1:] != wanted:
+        raise PublishError(
+            f"the network looks at pictures of {wanted}, the golden ones are {rgb.shape[1:]}; take those that "
+            "`python -m quantize facts` chose for it"
+        )
+
+
 def publish(
     model: ExportModel,
     folder: Path,
@@ -121,6 +166,7 @@ def publish(
     *,
     spec: InputSpec,
     calibration: CalibrationFile,
+    hashes: Mapping[str, str],
     golden_rgb: UInt8Array,
     tolerance: float = DEFAULT_TOLERANCE,
     models: Path | None = None,
@@ -133,6 +179,7 @@ def publish(
         facts: See :class:`Facts`.
         spec: The network's input.
         calibration: As built into the graph.
+        hashes: See :func:`hashes_of`; the facts must have been measured with the same files.
         golden_rgb: uint8 (n, S, S, C): pictures that may be published.
         tolerance: Of the self-test.
         models: Where model folders lie; default: inside the package.
@@ -141,40 +188,86 @@ def publish(
         The published folder.
 
     Raises:
-        PublishError: The new folder cannot be made, ``latency.json`` is missing or about other files, or an artefact
-            fails its self-test. An earlier folder is untouched.
+        PublishError: Id or version is no plain name, the new folder cannot be made, ``latency.json`` is missing, it or
+            the facts are about other files, the golden pictures are of another network, or an artefact fails its
+            self-test. An earlier folder is untouched.
         ConversionError: An artefact is missing.
         ParityError: ``parity.json`` is missing or about other files.
     """
+    check_names(facts.id, facts.version)
     models = models or models_folder()
     items = artefacts(folder)
     records, latency = read_parity(folder, items), read_latency(folder, items)
     _check_calibration(model, calibration)
-    models.mkdir(parents=True, exist_ok=True)
-    # One level deeper than a model folder, so that an unfinished one is never listed.
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=models))
+    _check_facts(facts, hashes)
+    _check_fits(golden_rgb, model, spec)
+    target = models / facts.id
     try:
-        fresh = staging / facts.id
-        fresh.mkdir()
-        files = tuple(_copy(item, fresh, facts.id) for item in items)
-        parts = _Parts(facts, records, latency, spec, calibration, files, model)
-        card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
-        (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
-        _verify(fresh, card)
-        _swap(fresh, models / facts.id, staging)
+        with _staging_for(target) as staging:
+            fresh = staging / "new"
+            fresh.mkdir()
+            files = tuple(_copy(item, fresh, facts.id) for item in items)
+            parts = _Parts(facts, records, latency, spec, calibration, files, model)
+            card = _card(parts, *_write_golden(fresh, model, golden_rgb, tolerance))
+            (fresh / CARD_NAME).write_text(dump_card(card), encoding="utf-8")
+            _verify(fresh, card)
+            _swap(fresh, target, staging)
     except (FasEdgeError, OSError) as error:
         raise PublishError(
             f"model {facts.id!r} was not published, what was there before is unchanged: {error}"
         ) from error
+    return target
+
+
+@contextmanager
+def _staging_for(target: Path) -> Iterator[Path]:
+    """A folder beside a model's own to put the new one together in; another publication waits until it is gone."""
+    import fcntl
+
+    models = target.parent
+    models.mkdir(parents=True, exist_ok=True)
+    alone = os.open(models, os.O_RDONLY)
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        _clear_up(models)
+        # One level deeper than a model folder, so that an unfinished one is never listed.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=models))
+        try:
+            yield staging
+        finally:
+            if target.exists() or not any(staging.glob(f"{_OLD}*")):
+                shutil.rmtree(staging, ignore_errors=True)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return models / facts.id
+        os.close(alone)
+
+
+def _clear_up(models: Path) -> None:
+    """Remove what killed publications left; a model of which they hold the only copy is put back before."""
+    for staging in models.glob(f"{_STAGING}*"):
+        for old in staging.glob(f"{_OLD}*"):
+            try:
+                target = models / load_card(old).id
+            except FasEdgeError:
+                break  # whose model it is cannot be said: it stays
+            if not target.exists():
+                old.replace(target)
+        else:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def _check_calibration(model: ExportModel, calibration: CalibrationFile) -> None:
     if model.platt != calibration.platt():
         raise PublishError(
             f"the card would state another calibration ({calibration.platt()}) than the graph has ({model.platt})"
+        )
+
+
+def _check_facts(facts: Facts, hashes: Mapping[str, str]) -> None:
+    other = [name for name, sha256 in hashes.items() if facts.measured_with.get(name) != sha256]
+    if other:
+        raise PublishError(
+            f"the facts about {facts.id!r} were not measured with this {' and '.join(other)}; "
+            "run `python -m quantize facts` again, then `parity`"
         )
 
 
@@ -216,7 +309,7 @@ def _card(parts: _Parts, golden: GoldenVectors, map_side: int) -> ModelCard:
         parity=parts.records,
         latency=parts.latency,
         golden=golden,
-        **{name: getattr(facts, name) for name in facts.__struct_fields__},
+        **{name: getattr(facts, name) for name in facts.__struct_fields__ if name != "measured_with"},
     )
 
 
@@ -239,7 +332,6 @@ def _copy(item: Artefact, folder: Path, model_id: str) -> FileCard:
 
 
 def _write_golden(folder: Path, model: ExportModel, rgb: UInt8Array, tolerance: float) -> tuple[GoldenVectors, int]:
-    _check_golden(rgb)
     with torch.inference_mode():
         found = [out.numpy().astype(np.float32) for out in model(torch.from_numpy(rgb.copy()))]
     outputs = dict(zip(model.outputs, found, strict=True))
@@ -260,13 +352,13 @@ def _verify(folder: Path, card: ModelCard) -> None:
 
 
 def _swap(fresh: Path, target: Path, staging: Path) -> None:
-    """Rename the new folder into place; put the old one back if that fails."""
-    old = staging / f"old-{secrets.token_hex(4)}"
-    if target.exists():
-        target.replace(old)
+    """Rename the new folder into place; put the old one back if that fails or is interrupted."""
+    old = staging / f"{_OLD}{secrets.token_hex(4)}"
     try:
+        if target.exists():
+            target.replace(old)
         fresh.replace(target)
-    except OSError:
-        if old.exists():
+    except BaseException:
+        if old.exists() and not target.exists():
             old.replace(target)
         raise

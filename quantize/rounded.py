@@ -24,6 +24,7 @@ from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
 from training.checkpoint import Checkpoint, load_checkpoint, load_exactly, save_checkpoint
 from training.config import TrainConfig, check_config
+from training.data.samples import SetInfo
 from training.errors import StateMismatchError
 
 _KIND = "rounded student"
@@ -47,6 +48,8 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         learning_rate: Its peak.
         error_before: Root-mean-square error of the mean over the cells in the first tenth of the steps.
         error_after: In the last tenth.
+        crops: How many crops the ranges were chosen on; ``None`` in files that do not say.
+        train: Which set they are of and the fine-tuning was on, see :func:`train_set`; empty likewise.
     """
 
     kind: str
@@ -60,6 +63,15 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     learning_rate: float
     error_before: float
     error_after: float
+    crops: int | None = None
+    train: str = ""
+
+
+def train_set(info: SetInfo) -> str:
+    """In words: which set of the train split it is."""
+    made = info.origin or f"simulated, version {info.version}"
+    chosen = f", {info.chosen}" if info.chosen else ""
+    return f"{made}; seed {info.seed}, n={info.n}, {info.picture_px} px, scale {info.canvas_scale:g}{chosen}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +92,13 @@ class Rounded:
         """The network with the same weights and float activations."""
         return without_activation_grids(self.grid)
 
-    def is_of(self, student: Path, *, crop_scale: float | None, steps: int) -> bool:
+    def is_of(self, student: Path, train: SetInfo, *, crops: int, crop_scale: float | None, steps: int) -> bool:
         """Whether rounding that student anew, with these settings, would give this one.
 
         Args:
             student: Checkpoint of a student.
+            train: Set of the train split.
+            crops: How many of its crops the ranges are chosen on.
             crop_scale: Crop that is asked for; ``None`` for that of its training.
             steps: Steps of fine-tuning.
 
@@ -93,6 +107,7 @@ class Rounded:
         """
         wanted = config_of(load_checkpoint(student)).input.crop_scale if crop_scale is None else crop_scale
         same = self.config.input.crop_scale == wanted and self.info.steps == steps
+        same = same and (self.info.crops, self.info.train) == (crops, train_set(train))
         return same and self.info.parent_sha256 == sha256_of(student)
 
 
@@ -117,6 +132,9 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
     chosen: GridConfig,
     tuning: FinetuneConfig,
     record: FinetuneRecord,
+    *,
+    train: SetInfo,
+    crops: int,
 ) -> RoundedInfo:
     """Write a rounded student.
 
@@ -128,6 +146,8 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         chosen: How the grid was chosen.
         tuning: How it was fine-tuned.
         record: What fine-tuning did.
+        train: Set of the train split that it was rounded and fine-tuned on.
+        crops: How many of its crops the ranges were chosen on.
 
     Raises:
         CheckpointWriteError: The file system refuses.
@@ -146,6 +166,8 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         learning_rate=tuning.learning_rate,
         error_before=record.before,
         error_after=record.after,
+        crops=crops,
+        train=train_set(train),
     )
     metadata = {"config": msgspec.to_builtins(config), "rounded": msgspec.to_builtins(info)}
     head = {f"{_HEAD}{name}": value for name, value in grid.head.state_dict().items()}

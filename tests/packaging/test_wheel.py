@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import venv
@@ -70,6 +71,21 @@ def test_nothing_but_source_and_declared_assets_is_in_the_wheel(content: set[str
     ]
     assert strangers == ["fasedge/py.typed"]
     assert not [name for name in inside if re.search(r"__pycache__|\.(pyc|pt|pth|ckpt|pkl|safetensors)$", name)]
+
+
+def test_what_a_killed_publication_left_is_not_in_the_wheel(repository: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    left = checkout / "fasedge" / "models" / ".staging-a1" / "old-b2" / "card.json"
+    left.parent.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "fasedge/__init__.py"):
+        shutil.copyfile(repository / name, checkout / name)
+    left.write_text("{}")
+    _succeed([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, checkout], tmp_path)
+    (made,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(made) as archive:
+        inside = archive.namelist()
+    assert "fasedge/__init__.py" in inside
+    assert not [name for name in inside if ".staging" in name]
 
 
 def test_networks_of_the_face_finder_are_in_the_wheel(content: set[str]) -> None:

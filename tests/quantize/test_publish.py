@@ -1,4 +1,5 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,11 @@ from fasedge.preprocess import InputSpec
 from fasedge.selftest import run_selftest
 from quantize import publish as publishing
 from quantize.errors import ConversionError, ParityError, PublishError
-from quantize.export import CalibrationFile, artefact, artefacts
+from quantize.export import CalibrationFile, artefact, artefacts, export_int8
+from quantize.grid import conv_names, release
 from quantize.latency import cpu_name, measure_latency, time_published, write_latency
 from quantize.parity import Presentations, measure, reference_scores, write_parity
-from quantize.publish import Facts, publish, read_facts
+from quantize.publish import Facts, hashes_of, publish, read_facts
 from quantize.students import ExportModel, Platt
 from training.inputs import BrightnessNorm
 
@@ -63,17 +65,26 @@ def folder(bench, exported, tmp_path) -> Path:
     items = artefacts(copy)
     write_parity(copy, measure(items, reference_scores(bench.model, bench.crops), data, threads=1))
     write_latency(copy, items, measure_latency(items, bench.crops[:3], rounds=1))
+    for name in ("rounded.safetensors", "calibration.json"):
+        (copy / name).write_text(name)
     return copy
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    return hashes_of(folder / "rounded.safetensors", folder / "calibration.json", folder)
+
+
 def put(bench, folder, models, **changes):
+    measured = hashes(folder)
     arguments = {
+        "facts": msgspec.structs.replace(FACTS, measured_with=measured),
         "spec": SPEC,
         "calibration": CalibrationFile(scale=6.0, bias=0.1, fitted_on="nothing"),
+        "hashes": measured,
         "golden_rgb": bench.crops[:6],
         "models": models,
     }
-    return publish(bench.model, folder, FACTS, **(arguments | changes))
+    return publish(changes.pop("model", bench.model), folder, **(arguments | changes))
 
 
 def test_a_published_model_passes_the_self_test_on_every_engine(bench, folder, tmp_path):
@@ -147,14 +158,12 @@ def test_an_artefact_that_fails_its_self_test_is_not_published_and_the_old_model
     # Golden outputs from a network with another calibration: every artefact now disagrees with them.
     other = ExportModel(bench.student, Platt(30.0, 0.1), BrightnessNorm())
     with pytest.raises(PublishError, match=r"was not published.*unchanged"):
-        publish(
-            other,
+        put(
+            bench,
             folder,
-            FACTS,
-            spec=SPEC,
+            published,
+            model=other,
             calibration=CalibrationFile(scale=30.0, bias=0.1, fitted_on="nothing"),
-            golden_rgb=bench.crops[:6],
-            models=published,
         )
     assert contents(published) == before
 
@@ -187,6 +196,55 @@ def test_when_the_last_rename_fails_the_old_model_is_put_back(bench, folder, pub
     assert contents(published) == before
 
 
+@pytest.mark.parametrize("back", [True, False], ids=["put back", "not even put back"])
+def test_who_interrupts_between_the_two_renames_loses_no_model(bench, folder, published, monkeypatch, back):
+    before = contents(published / "tiny")
+    rename = Path.replace
+
+    def interrupted(self, target):
+        if Path(target) == published / "tiny" and not (back and self.name.startswith("old-")):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put(bench, folder, published)
+    if back:
+        assert [p.name for p in published.iterdir()] == ["tiny"]
+    else:
+        assert [p.name[:9] for p in published.iterdir()] == [".staging-"]
+        publishing._clear_up(published)
+    assert contents(published) == {f"tiny/{name}": content for name, content in before.items()}
+
+
+def test_what_a_killed_publication_left_is_cleared_up_by_the_next(bench, folder, published):
+    shutil.copytree(published / "tiny", published / ".staging-a" / "old-1")  # replaced already
+    (published / ".staging-a" / "new").mkdir()
+    other = published / ".staging-b" / "old-2"  # the only copy
+    shutil.copytree(published / "tiny", other)
+    card = other / "card.json"
+    card.write_text(card.read_text().replace('"id": "tiny"', '"id": "other"'))
+    (published / ".staging-c" / "old-3").mkdir(parents=True)  # no telling whose it is
+    put(bench, folder, published)
+    assert sorted(p.name for p in published.iterdir()) == [".staging-c", "other", "tiny"]
+    assert load_card(published / "other").id == "other"
+
+
+def test_a_publication_waits_for_another_one(tmp_path):
+    def second() -> bool:
+        with publishing._staging_for(tmp_path / "tiny"):
+            return staging.exists()
+
+    with ThreadPoolExecutor(1) as pool:
+        with publishing._staging_for(tmp_path / "tiny") as staging:
+            waiting = pool.submit(second)
+            with pytest.raises(TimeoutError):
+                waiting.result(0.2)
+            assert staging.is_dir()
+        assert not waiting.result(60)
+
+
 def test_a_file_that_changed_after_parity_was_measured_is_not_published(bench, folder, tmp_path):
     with artefact(folder, "litert", "int8").path.open("ab") as stream:
         stream.write(b"\0")
@@ -201,14 +259,64 @@ def test_a_missing_artefact_is_not_published(bench, folder, tmp_path):
         put(bench, folder, tmp_path / "models")
 
 
+def test_a_missing_int8_file_has_no_facts(folder):
+    (folder / "int8.bin").unlink()
+    with pytest.raises(ConversionError, match=r"int8\.bin is missing or empty"):
+        hashes(folder)
+
+
 def test_a_card_that_would_state_another_calibration_than_the_graph_is_refused(bench, folder, tmp_path):
     with pytest.raises(PublishError, match="another calibration"):
         put(bench, folder, tmp_path / "models", calibration=CalibrationFile(scale=5.0, bias=0.1, fitted_on="x"))
 
 
+@pytest.mark.parametrize("changed", ["checkpoint", "calibration", "int8.xml", "int8.bin"])
+def test_facts_that_were_measured_with_other_files_are_not_published(bench, folder, tmp_path, changed):
+    facts = msgspec.structs.replace(FACTS, measured_with=hashes(folder) | {changed: "0" * 64})
+    with pytest.raises(PublishError, match=f"not measured with this {changed}; run `python -m quantize facts` again"):
+        put(bench, folder, tmp_path / "models", facts=facts)
+    with pytest.raises(PublishError, match=r"this checkpoint and calibration and int8\.xml and int8\.bin;"):
+        put(bench, folder, tmp_path / "models", facts=FACTS)  # of a version that did not say
+    assert not (tmp_path / "models").exists()
+
+
+def test_operating_points_of_int8_files_that_were_written_anew_are_stale(bench, folder, tmp_path):
+    facts = msgspec.structs.replace(FACTS, measured_with=hashes(folder))
+    export_int8(release(bench.grid, conv_names(bench.grid, 1)), folder, 32, bench.calibration[:1])
+    species = ["" if label else "print" for label in bench.labels]
+    items = artefacts(folder)
+    data = Presentations(bench.crops, bench.labels, species, 0.5)
+    write_parity(folder, measure(items, reference_scores(bench.model, bench.crops), data, threads=1))
+    write_latency(folder, items, measure_latency(items, bench.crops[:3], rounds=1))
+    with pytest.raises(PublishError, match=r"not measured with this int8\.xml"):
+        put(bench, folder, tmp_path / "models", facts=facts)
+    put(bench, folder, tmp_path / "models")
+
+
 def test_golden_pictures_of_the_wrong_kind_are_refused(bench, folder, tmp_path):
     with pytest.raises(PublishError, match="golden vectors need uint8"):
         put(bench, folder, tmp_path / "models", golden_rgb=np.zeros((0, 32, 32, 3), np.uint8))
+    for shape in ((6, 32, 32, 4), (6, 40, 40, 3)):
+        with pytest.raises(PublishError, match=r"looks at pictures of \(32, 32, 3\), the golden ones are"):
+            put(bench, folder, tmp_path / "models", golden_rgb=np.zeros(shape, np.uint8))
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("name", ["", "../evil", "/evil", "two words", ".hidden", "a/b"])
+@pytest.mark.parametrize("field", ["id", "version"])
+def test_facts_whose_id_or_version_is_no_plain_name_are_refused_before_anything_is_written(tmp_path, field, name):
+    with pytest.raises(PublishError, match=f"--{field} must be a plain name"):
+        publish(
+            None,
+            tmp_path,
+            msgspec.structs.replace(FACTS, **{field: name}),
+            spec=SPEC,
+            calibration=None,
+            hashes={},
+            golden_rgb=None,
+            models=tmp_path / "models",
+        )
+    assert not list(tmp_path.iterdir())
 
 
 def test_facts_are_read_strictly(tmp_path):

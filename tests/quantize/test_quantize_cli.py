@@ -1,4 +1,6 @@
+import re
 import sys
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -7,14 +9,19 @@ import torch
 
 from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.selftest import load_golden
+from quantize import __main__ as commands
 from quantize.__main__ import main
 from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
-from quantize.export import load_trained, read_calibration
+from quantize.export import export_int8, load_trained, read_calibration
+from quantize.grid import conv_names, grid_convs
 from quantize.imitation import Imitation
-from quantize.rounded import load_rounded
-from quantize.students import PixelCosineStudent, new_student
+from quantize.latency import write_latency
+from quantize.publish import hashes_of, read_facts, read_golden
+from quantize.rounded import load_calibrated, load_rounded
+from quantize.students import PixelCosineStudent, Platt, new_student
 from tests.training.fixtures.evaluation_sets import write_set
+from tests.training.fixtures.face_pack import write_face_pack
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -71,6 +78,10 @@ def test_a_calibration_needs_all_of_its_fields(tmp_path):
     path = tmp_path / "calibration.json"
     path.write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
     assert read_calibration(path).platt().scale == 2.0
+    for impossible in ('"scale": 0.0, "bias": 0.5', '"scale": -2, "bias": 0.5'):
+        path.write_text(f'{{{impossible}, "fitted_on": "dev"}}')
+        with pytest.raises(CheckpointMismatchError, match="calibration needs scale > 0"):
+            read_calibration(path)
     path.write_text('{"scale": 2.0, "bias": 0.5}')
     with pytest.raises(CheckpointMismatchError, match="fitted_on"):
         read_calibration(path)
@@ -100,12 +111,167 @@ def test_a_student_is_rounded_for_the_crop_that_is_asked_for(tmp_path, monkeypat
     assert run(monkeypatch, "round", tmp_path / "s", *arguments, "--crop-scale", -1) == 3
 
 
+@pytest.mark.parametrize("option", ["--steps", "--leading-float"])
+def test_less_than_nothing_is_a_wrong_command_line(tmp_path, monkeypatch, capsys, option):
+    arguments = ["--checkpoint", tmp_path / "s", "--out", tmp_path / "out", "--id", "a"]
+    sets = ["--train", tmp_path, "--dev", tmp_path, "--test", tmp_path]
+    assert run(monkeypatch, "run", *arguments, *sets, option, -1) == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.fixture
+def rounded(tmp_path, monkeypatch):
+    """Arguments that name a rounded student nobody has trained, its calibration and a folder for artefacts."""
+    torch.manual_seed(0)
+    trunk = TRUNKS["plain_s"]()
+    config = TrainConfig(input=InputConfig(size_px=32), method=MethodConfig(name="binary-trunk", trunk="plain_s"))
+    student = new_student("binary-trunk", trunk, trunk.out_channels)
+    save_checkpoint(tmp_path / "s", student.state_dict(), {"config": msgspec.to_builtins(config)})
+    given = ["--checkpoint", tmp_path / "r"]
+    train = ["--train", write_set(tmp_path / "train", toy_set(16))]
+    assert run(monkeypatch, "round", tmp_path / "s", *given, *train, "--crops", 8, "--steps", 0) == 0
+    (tmp_path / "c").write_text('{"scale": 2.0, "bias": 0.5, "fitted_on": "dev"}')
+    return [*given, "--calibration", tmp_path / "c", "--out", tmp_path / "out"]
+
+
+def test_facts_say_what_they_were_measured_with_and_what_the_student_was_rounded_on(rounded, tmp_path, monkeypatch):
+    out, grid = tmp_path / "out", load_calibrated(tmp_path / "r", tmp_path / "c")[0].grid
+    files = export_int8(grid, out, 32, np.zeros((1, 32, 32, 3), np.uint8), ["openvino"])
+    monkeypatch.setattr("quantize.facts_command.artefacts", lambda _: files)
+    monkeypatch.setattr("quantize.facts_command.golden_indices", lambda *_: [1, 2])
+    sets = {name: write_set(tmp_path / name, toy_set(40, split=name)) for name in ("dev", "test")}
+    arguments = [*rounded, "--dev", sets["dev"], "--test", sets["test"], "--id", "tiny"]
+    arguments += ["--data", write_face_pack(tmp_path / "faces")]
+    arguments += ["--facts", tmp_path / "made" / "facts.json", "--golden", tmp_path / "made" / "golden"]
+    assert run(monkeypatch, "facts", *arguments) == 0
+    facts = read_facts(tmp_path / "made" / "facts.json")
+    assert facts.measured_with == hashes_of(tmp_path / "r", tmp_path / "c", out)
+    assert sorted(facts.measured_with) == ["calibration", "checkpoint", "int8.bin", "int8.xml"]
+    assert re.fullmatch(
+        "8 crops for the ranges; simulated, version .*; seed 0, n=16, .*", facts.provenance["rounded_on"]
+    )
+    assert read_golden(tmp_path / "made" / "golden").shape == (2, 32, 32, 3)
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["facts.json", "golden"]
+
+
+def test_some_convolutions_stay_in_int8(rounded, tmp_path, monkeypatch, capsys):
+    given, total = [*rounded, "--train", tmp_path / "train"], len(conv_names(load_rounded(tmp_path / "r").grid))
+    for n in (999, total):
+        assert run(monkeypatch, "int8", *given, "--leading-float", n) == 3
+        message = f"leaves no convolution in INT8: the network has {total}, so at most {total - 1} can lead"
+        assert message in capsys.readouterr().err
+    asked = []
+    monkeypatch.setattr(commands, "export_int8", lambda grid, *_: asked.append(grid_convs(grid)) or [])
+    assert run(monkeypatch, "int8", *given, "--leading-float", total - 1) == 0
+    assert [len(convs) for convs in asked] == [1]
+
+
 def test_a_default_operating_point_that_does_not_exist_is_refused_at_once(checkpoint, tmp_path, monkeypatch, capsys):
     sets = ["--train", tmp_path, "--dev", tmp_path, "--test", tmp_path]
     arguments = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--id", "tiny", *sets]
     assert run(monkeypatch, "run", *arguments, "--default-point", "bpcer2") == 3
     assert "no operating point 'bpcer2'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [("../evil", "0.1.0"), ("", "0.1.0"), ("tiny", "two words"), ("tiny", "")])
+def test_an_id_or_version_that_is_no_plain_name_is_refused_at_once(tmp_path, monkeypatch, capsys, names):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", tmp_path / "s", "--out", out, "--dev", tmp_path, "--test", tmp_path]
+    arguments += ["--id", names[0], "--version", names[1]]
+    files = ["--calibration", out / "c.json", "--facts", out / "f.json", "--golden", out / "g.npy"]
+    for command, more in (("run", ["--train", tmp_path]), ("facts", files)):
+        assert run(monkeypatch, command, *arguments, *more) == 3
+        assert "must be a plain name" in capsys.readouterr().err
+        assert not out.exists()
+
+
+@pytest.mark.parametrize(("dev", "test"), [("dev", "train"), ("train", "test"), ("test", "dev")])
+def test_rates_and_thresholds_are_of_no_other_split_than_the_card_says(tmp_path, monkeypatch, capsys, dev, test):
+    out = tmp_path / "out"
+    sets = {name: write_set(tmp_path / name, toy_set(8, split=name)) for name in ("train", "dev", "test")}
+    arguments = ["--checkpoint", tmp_path / "s", "--out", out, "--id", "a", "--dev", sets[dev], "--test", sets[test]]
+    files = ["--calibration", out / "c.json", "--facts", out / "f.json", "--golden", out / "g.npy"]
+    for command, more in (("run", ["--train", sets["train"]]), ("facts", files)):
+        assert run(monkeypatch, command, *arguments, *more) == 3
+        assert re.search(r"--(dev|test) needs a set of the \1 split, got '(?!\1)", capsys.readouterr().err)
+        assert not out.exists()
+
+
+class StoppedError(Exception):
+    """Where a test has seen enough of `run`."""
+
+
+@pytest.fixture
+def rounds(checkpoint, tmp_path, monkeypatch):
+    """Runs `run` until the student is rounded and says how often that was done anew."""
+    sets = {name: write_set(tmp_path / name, toy_set(64, split=name)) for name in ("train", "dev", "test")}
+    arguments = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--id", "a", "--steps", 0]
+    arguments += [item for name, folder in sets.items() for item in (f"--{name}", folder)]
+    calls, done = [], commands.round_command
+
+    def stop(**_):
+        raise StoppedError
+
+    def counted(*given, **more):
+        calls.append(1)
+        done(*given, **more)
+
+    monkeypatch.setattr(commands, "round_command", counted)
+    monkeypatch.setattr(commands, "calibrate", stop)
+
+    def until_rounded(*more) -> int:
+        calls.clear()
+        with pytest.raises(StoppedError):
+            run(monkeypatch, "run", *arguments, *more)
+        return len(calls)
+
+    return until_rounded
+
+
+def test_run_rounds_again_for_other_crops_another_set_or_a_damaged_file_only(rounds, tmp_path, capsys):
+    crops = ("--crops", 8)
+    assert [rounds(*crops), rounds(*crops), rounds("--crops", 9), rounds("--crops", 9)] == [1, 0, 1, 0]
+    write_set(tmp_path / "train", toy_set(66))
+    assert [rounds(*crops), rounds(*crops)] == [1, 0]
+    rounded = tmp_path / "out" / "rounded.safetensors"
+    rounded.write_bytes(rounded.read_bytes()[:-1])
+    capsys.readouterr()
+    assert [rounds(*crops), rounds(*crops)] == [1, 0]
+    assert "rounding again" in " ".join(capsys.readouterr().out.split())
+
+
+def test_run_removes_what_a_killed_run_left_and_nothing_else(rounds, tmp_path):
+    out = tmp_path / "out"
+    names = [f".{stem}-a1_b2c3d" for stem in ("fp32", "int8", "facts", "golden", "parity", "latency", "calibration")]
+    for name in (*names, ".own-settings"):
+        (out / name).mkdir(parents=True)
+    (out / ".rounded.safetensors.12ab34cd.part").touch()
+    rounds("--crops", 8)
+    assert sorted(path.name for path in out.iterdir()) == [".own-settings", "rounded.safetensors"]
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_earlier_one(checkpoint, tmp_path, monkeypatch, capsys):
+    dev = write_set(tmp_path / "dev", toy_set(8, split="dev"))
+    calibration = tmp_path / "files" / "calibration"
+    arguments = ["calibrate", "--checkpoint", checkpoint, "--dev", dev, "--calibration", calibration]
+    monkeypatch.setattr(commands, "fit_platt", lambda *_: Platt(2.0, 0.5))  # nobody has trained this student
+    assert run(monkeypatch, *arguments) == 0
+    write_latency(tmp_path / "files", [], [])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()}
+    assert set(before) == {"calibration", "latency.json"}
+
+    def half(self, content):
+        with self.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", half)
+    assert run(monkeypatch, *arguments) == 3
+    assert "disk full" in capsys.readouterr().err
+    with pytest.raises(OSError, match="disk full"):
+        write_latency(tmp_path / "files", [], [])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "files").iterdir()} == before
 
 
 def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsys):

@@ -17,10 +17,12 @@ from quantize.rounded import UNCALIBRATED, Rounded, load_rounded, save_rounded, 
 from quantize.students import ExportModel, Platt
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
+from training.data.samples import SetInfo
 from training.errors import ConfigError, StateMismatchError
 
 CONFIG = TrainConfig(input=InputConfig(size_px=32, brightness=True), method=MethodConfig(trunk="efficientnet_lite0"))
 NOTE = {"teacher_sha256": "ab12", "alpha": 0.3, "started_from_it": True}
+TRAIN = SetInfo(split="train", seed=3, n=500)
 TUNING = FinetuneConfig(steps=7, batch=3, learning_rate=2e-5)
 
 
@@ -50,7 +52,7 @@ def grid(parent: Path) -> ExportModel:
 def saved(parent: Path, grid: ExportModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rounded") / "rounded.safetensors"
     chosen = GridConfig(float_convs=("stem.conv", "blocks.0.depthwise.conv"))
-    save_rounded(path, grid, parent, CONFIG, chosen, TUNING, FinetuneRecord(0.5, 0.25))
+    save_rounded(path, grid, parent, CONFIG, chosen, TUNING, FinetuneRecord(0.5, 0.25), train=TRAIN, crops=16)
     return path
 
 
@@ -130,16 +132,32 @@ def test_fp32_and_int8_share_their_weights(saved: Path) -> None:
     assert codes.abs().max() == pytest.approx(63)
 
 
-def test_a_rounded_student_is_that_of_its_parent_crop_and_steps(saved: Path, parent: Path, tmp_path: Path) -> None:
+def test_files_that_do_not_say_what_they_were_rounded_on_load_and_are_of_no_set(
+    saved: Path, parent: Path, tmp_path: Path
+) -> None:
+    checkpoint = load_checkpoint(saved)
+    info = {name: value for name, value in checkpoint.metadata["rounded"].items() if name not in ("crops", "train")}
+    save_checkpoint(tmp_path / "a", checkpoint.tensors, checkpoint.metadata | {"rounded": info})
+    rounded = load_rounded(tmp_path / "a")
+    assert (rounded.info.crops, rounded.info.train) == (None, "")
+    assert not rounded.is_of(parent, TRAIN, crops=16, crop_scale=None, steps=TUNING.steps)
+
+
+def test_a_rounded_student_is_that_of_its_parent_set_crops_and_steps(saved: Path, parent: Path, tmp_path: Path) -> None:
     rounded = load_rounded(saved)
-    assert rounded.is_of(parent, crop_scale=None, steps=TUNING.steps)
-    assert rounded.is_of(parent, crop_scale=CONFIG.input.crop_scale, steps=TUNING.steps)
-    assert not rounded.is_of(parent, crop_scale=1.1, steps=TUNING.steps)
-    assert not rounded.is_of(parent, crop_scale=None, steps=0)
+    asked = {"crops": 16, "crop_scale": None, "steps": TUNING.steps}
+    own = CONFIG.input.crop_scale
+    assert rounded.is_of(parent, TRAIN, **asked)
+    assert rounded.is_of(parent, TRAIN, **asked | {"crop_scale": own})
+    assert not rounded.is_of(parent, TRAIN, **asked | {"crop_scale": 1.1})
+    assert not rounded.is_of(parent, TRAIN, **asked | {"steps": 0})
+    assert not rounded.is_of(parent, TRAIN, **asked | {"crops": 17})
+    for name, value in {"seed": 4, "n": 501, "origin": "recordings", "canvas_scale": 1.5, "chosen": "some"}.items():
+        assert not rounded.is_of(parent, msgspec.structs.replace(TRAIN, **{name: value}), **asked)
     checkpoint = load_checkpoint(parent)
     other = with_crop(CONFIG, 1.1)
     save_checkpoint(tmp_path / "other", checkpoint.tensors, {"config": msgspec.to_builtins(other)})
-    assert not rounded.is_of(tmp_path / "other", crop_scale=CONFIG.input.crop_scale, steps=TUNING.steps)
+    assert not rounded.is_of(tmp_path / "other", TRAIN, **asked | {"crop_scale": own})
     assert with_crop(CONFIG, None) is CONFIG
     with pytest.raises(ConfigError):
         with_crop(CONFIG, 0.0)

@@ -280,9 +280,8 @@ def found_in(model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArra
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("broken", BROKEN)
 def test_a_broken_file_is_found(model: str, broken: Callable[[str, Path], tuple[Artefact, FloatArray]]) -> None:
-    found = found_in(model, broken)
-    assert any("flips" in line for line in found)
-    assert any("99th percentile" in line for line in found)
+    """Where two branches decide, a mistake in one of them moves every score and need not move a decision."""
+    assert any("99th percentile" in line for line in found_in(model, broken))
 
 
 @pytest.mark.parametrize("model", MODELS)

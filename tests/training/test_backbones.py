@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.training.fixtures.real_torchvision import import_torchvision
 from training.backbones import (
     PLAIN_SIZES,
     TRUNKS,
@@ -100,13 +101,12 @@ def test_trunk_blocks_and_classifier_together_have_the_parameters_of_the_publish
     assert sum(map(_parameters, parts)) == 28_681_000
 
 
-def _torchvision_densenet161() -> nn.Module:
-    """The network of torchvision, without weights; skips where torchvision cannot be used."""
-    try:
-        from torchvision.models import densenet161
-    except (ImportError, RuntimeError) as error:  # RuntimeError: made for another version of PyTorch
-        pytest.skip(f"torchvision cannot be imported: {error}")
-    with torch.device("meta"):
+def _torchvision_densenet161(device: str = "meta") -> nn.Module:
+    """The network of torchvision, without its weights; skips where torchvision is not installed."""
+    import_torchvision()
+    from torchvision.models import densenet161
+
+    with torch.device(device):
         network: nn.Module = densenet161(weights=None)
     return network
 
@@ -124,11 +124,8 @@ def test_the_trunk_is_the_first_eight_layers_of_torchvisions_network() -> None:
 
 
 def test_torchvisions_network_loads_whole_and_gives_the_same_features() -> None:
-    _torchvision_densenet161()
-    from torchvision.models import densenet161
-
     torch.manual_seed(0)
-    whole = densenet161(weights=None).eval()
+    whole = _torchvision_densenet161("cpu").eval()
     trunk = densenet161_trunk().eval()
     load_torchvision_weights(trunk, whole.state_dict())
     x = torch.rand(1, 3, 32, 32)

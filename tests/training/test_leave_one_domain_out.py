@@ -38,6 +38,15 @@ def config(tmp_path: Path, repository: Path) -> Path:
     return path
 
 
+def _call_complete(sets: Path) -> None:
+    """A few people of each data set stand for all of them: otherwise no table would have them."""
+    for split in ("train", "dev", "test"):
+        info = sets / split / "set.json"
+        text = info.read_text()
+        assert f"domains {TASK}, incomplete; " in text
+        info.write_text(text.replace(", incomplete; ", "; "))
+
+
 def test_three_commands_lead_from_four_data_sets_to_rfmeta_on_the_one_left_out(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +67,8 @@ def test_three_commands_lead_from_four_data_sets_to_rfmeta_on_the_one_left_out(
     for command in commands:
         monkeypatch.setattr(sys, "argv", ["training", *map(str, command)])
         assert main() == 0, command[0]
+        if command[0] == "prepare":
+            _call_complete(sets)
 
     # Two people of each part of O and I, a bona fide recording and two attacks of each; of C, whose dev is every fifth
     # person, ten and two; all of M for the test.

@@ -15,7 +15,7 @@ from quantize.distill import DistilTask
 from quantize.export import load_trained
 from quantize.rgbd_task import RgbdTeacher, load_rgbd_teacher
 from quantize.students import PixelLogitStudent
-from tests.quantize.test_rgbd import run, teacher_file
+from tests.quantize.test_rgbd import QUICK, run, teacher_file
 from tests.training.fixtures.evaluation_sets import drawn_set, write_set
 from training.config import InputConfig, MethodConfig, TrainConfig
 from training.errors import ConfigError
@@ -25,20 +25,14 @@ SIZE_PX = 64
 CONFIG = TrainConfig(
     input=InputConfig(size_px=SIZE_PX, crop_scale=0.9), method=MethodConfig(name="binary-trunk", trunk="plain_xs")
 )
-TOML = """
+TOML = f"""
 [input]
 size_px = 64
 crop_scale = 0.9
 [method]
 name = "binary-trunk"
 trunk = "plain_xs"
-[optimiser]
-batch = 8
-epochs = 1
-keep = "last"
-[machine]
-ahead = 0
-"""
+{QUICK}"""
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from quantize.export import load_trained
 from quantize.imitation import Imitation
 from quantize.students import PixelLogitStudent
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
-from tests.quantize.test_rgbd import lived_in
+from tests.quantize.test_rgbd import QUICK, lived_in
 from tests.training.fixtures.evaluation_sets import drawn_set, write_set
 from training.build import LogitTask, build_task
 from training.checkpoint import save_checkpoint
@@ -25,20 +25,14 @@ from training.config import InputConfig, MethodConfig, TrainConfig
 from training.errors import ConfigError
 
 SIDE_PX = 64
-TOML = """
+TOML = f"""
 [input]
 size_px = 64
 crop_scale = 1.0
 [method]
 name = "rfmeta"
 trunk = "plain_xs"
-[optimiser]
-batch = 8
-epochs = 1
-keep = "last"
-[machine]
-ahead = 0
-"""
+{QUICK}"""
 
 
 def of_student() -> TrainConfig:

@@ -47,7 +47,16 @@ CONFIG = TrainConfig(
     input=InputConfig(size_px=SIZE_PX, crop_scale=0.9, brightness=True),
     method=MethodConfig(name="cmfl", trunk="plain_xs"),
 )
-TOML = """
+#: How all students of these tests are trained from the command line.
+QUICK = """
+[optimiser]
+batch = 8
+epochs = 1
+keep = "last"
+[machine]
+ahead = 0
+"""
+TOML = f"""
 [data]
 depth = true
 [input]
@@ -57,13 +66,7 @@ brightness = true
 [method]
 name = "cmfl"
 trunk = "plain_m"
-[optimiser]
-batch = 8
-epochs = 1
-keep = "last"
-[machine]
-ahead = 0
-"""
+{QUICK}"""
 
 
 def lived_in(student: nn.Module, seed: int = 0) -> nn.Module:

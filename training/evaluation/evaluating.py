@@ -136,7 +136,8 @@ def evaluate_runs(
         DataError: A file cannot be written.
     """
     chosen = options or Options()
-    _check_alike([_open(pair, chosen) for pair in pairs])
+    # One at a time: the networks of many runs need not be in memory together.
+    _check_alike([(one.run.record.network, one.test[0].title) for one in (_open(pair, chosen) for pair in pairs)])
     names = _names(pairs)
     results = []
     try:
@@ -151,15 +152,15 @@ def evaluate_runs(
     return document
 
 
-def _check_alike(opened: Sequence[_Opened]) -> None:
-    """Refuse a mean over runs that are not seeds or folds of one thing."""
-    networks = sorted({one.run.record.network for one in opened})
+def _check_alike(runs: Sequence[tuple[str, str]]) -> None:
+    """Refuse a mean over runs, by network and title of the test set, that are not seeds or folds of one thing."""
+    networks = sorted({network for network, _ in runs})
     if len(networks) > 1:
         raise ConfigError(
             f"the mean over runs is that of seeds or folds of one network, but these runs are of {len(networks)}: "
             f"{'; '.join(networks)}; evaluate each by itself"
         )
-    titles = [(one.test[0].title, parse_title(one.test[0].title)) for one in opened]
+    titles = [(text, parse_title(text)) for _, text in runs]
     tested = sorted({text if title is None else str(replace(title, fold=None)) for text, title in titles})
     if len(tested) > 1:
         raise ConfigError(

@@ -19,12 +19,12 @@ from quantize.distill import DistilTask, load_teacher
 from quantize.export import config_of, load_trained
 from quantize.imitation import Imitation
 from quantize.options import DevOption
-from quantize.published import begin_as_published, weights_of
+from quantize.published import begin_as, begin_as_published, weights_of
 from quantize.rgbd import METHOD, take_colour
 from quantize.rgbd_task import RgbdTask, RgbdTeacher, check_same_crop, load_rgbd_teacher
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from training.build import ImitatedTask, TeachingTask
-from training.checkpoint import load_checkpoint, load_exactly
+from training.checkpoint import load_checkpoint
 from training.config import TrainConfig, load_config
 from training.data.joined import joined
 from training.data.samples import SampleSet
@@ -198,8 +198,8 @@ def new_task(
         note |= {"started_from_it": start, "teachers_answer_in": "openvino" if through_openvino else "torch"}
     if start:
         task.start_from(_with_trunk(masters[0]))
-    elif how.features and masters:
-        task.start_with_head(_with_trunk(masters[0]))
+    elif how.features and masters and isinstance(masters[0], TeachingTask):
+        task.start_with_head(masters[0])
     return task, note
 
 
@@ -228,7 +228,7 @@ def start_from_another(
     """
     if (path := Path(begin)).is_file():
         before, _ = load_trained(path)
-        load_exactly(task.module, before.state_dict(), what=f"the student in {begin}")
+        begin_as(task.module, before, what=f"the student in {begin}")
         return {"began_as_sha256": sha256_of(path)}
     try:
         folder = find_model(begin)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from fasedge.cards import find_model, load_card, verified_model_path
 from quantize.errors import CheckpointMismatchError
-from quantize.students import PixelLogitStudent, Student
+from quantize.students import Student
 from training.backbones import PlainTrunk
+from training.checkpoint import load_exactly
 
 
 def weights_of(model: str | Path) -> dict[str, Tensor]:
@@ -50,6 +50,8 @@ def weights_of(model: str | Path) -> dict[str, Tensor]:
 def begin_as_published(student: Student, tensors: Mapping[str, Tensor], seen: Tensor) -> None:
     """Give a student the weights of a published one, so that it says the same and can be trained on.
 
+    A student of cosines takes the direction of the published logit: it ranks cells alike, but not their means.
+
     Args:
         student: Changed in place.
         tensors: See :func:`weights_of`.
@@ -57,15 +59,35 @@ def begin_as_published(student: Student, tensors: Mapping[str, Tensor], seen: Te
             which the published file has not, are measured on.
 
     Raises:
-        CheckpointMismatchError: One of the two is no network of plain convolutions with one logit.
+        CheckpointMismatchError: The student is no network of plain convolutions, or the published one has no logit.
         StateMismatchError: The weights are of another trunk.
     """
-    if not isinstance(student, PixelLogitStudent):
-        raise CheckpointMismatchError("only a student with one logit can begin as a published one")
     settled = load_plain(student.trunk, tensors)
     student.filter.weight.copy_(tensors["head.weight"])
-    cast(Tensor, student.filter.bias).copy_(tensors["head.bias"])
+    if student.filter.bias is not None:
+        student.filter.bias.copy_(tensors["head.bias"])
     settled.settle(seen)
+
+
+@torch.no_grad()
+def begin_as(student: Student, other: nn.Module, what: str) -> None:
+    """Give a student the weights of another one, of the same trunk; between heads of two kinds, the filter alone.
+
+    Args:
+        student: Changed in place.
+        other: The other one.
+        what: What it is called in messages.
+
+    Raises:
+        CheckpointMismatchError: The other one is of colour and depth.
+        StateMismatchError: It has another trunk.
+    """
+    if not isinstance(other, Student):
+        raise CheckpointMismatchError(f"{what} is of colour and depth; a student of colour cannot begin as it")
+    load_exactly(student.trunk, other.trunk.state_dict(), what=f"the trunk of {what}")
+    student.filter.weight.copy_(other.filter.weight)
+    if student.filter.bias is not None and other.filter.bias is not None:
+        student.filter.bias.copy_(other.filter.bias)
 
 
 def load_plain(trunk: nn.Module, tensors: Mapping[str, Tensor]) -> PlainTrunk:

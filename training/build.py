@@ -11,18 +11,20 @@ from dataclasses import replace
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from training.config import MethodConfig, TrainConfig
 from training.data.depth_targets import DepthTargets, ProviderName
 from training.errors import ConfigError
+from training.inputs import GraphInput
 from training.meta_task import DomainTask
 from training.methods.baselines import DeepPixBiS, DeepPixBiSConfig, PixelLogits, PixelLosses
 from training.methods.cdcn import CDCN, CDCN_MEAN, CDCN_STD, CDCNConfig, DepthLosses, DepthMap
 from training.methods.lbp_svm import LbpSvm, LbpSvmConfig
 from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
 from training.methods.meta_baselines import build_baseline
-from training.methods.rfmeta import RFMetaConfig
+from training.methods.rfmeta import RFMeta, RFMetaConfig
+from training.methods.rfmeta_networks import TrunkExtractor
 from training.picture_task import (
     BinaryTask,
     ImitatedTask,
@@ -46,7 +48,8 @@ __all__ = [
 class LogitTask:
     """A method that says one logit of the whole picture (RFMeta and its rows) as one that a student can imitate.
 
-    Its logit stands for a map of one cell. Its features have no counterpart in a student, whose trunk is another.
+    Its logit stands for a map of one cell. Features of the published extractor have no counterpart in a student, whose
+    stride is another; those of a trunk in its place have.
 
     Args:
         config: The run.
@@ -56,16 +59,17 @@ class LogitTask:
     """
 
     map_side = None
-    channels = 0
 
     def __init__(self, config: TrainConfig) -> None:
         task = build_task(config)
         if not isinstance(task, DomainTask):
             raise ConfigError(f"expected a run of RFMeta or one of its rows, got one of {config.method.name!r}")
         self._task, self.method = task, config.method.name
+        extractor = task.module.extractor
+        self.channels = extractor.out_channels if isinstance(extractor, TrunkExtractor) else 0
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> RFMeta:
         """The method's networks."""
         return self._task.module
 
@@ -74,12 +78,12 @@ class LogitTask:
         self._task.to(device)
 
     def features(self, rgb: Tensor) -> Tensor:
-        """The logit as a map of one cell, (N, 1, 1, 1)."""
-        return self._task.logits(rgb)[:, None, None, None]
+        """The extractor's deep features (N, C, m, m)."""
+        return self.module.extractor.deep(self._task.see(rgb))
 
     def cells_of(self, features: Tensor) -> Tensor:
-        """The same, (N, 1, 1)."""
-        return features[:, 0]
+        """The logit as a map of one cell, (N, 1, 1)."""
+        return self.module.logits(features)[:, None, None]
 
     def score(self, rgb: Tensor) -> Tensor:
         """Return the probability of a living person, (N,)."""
@@ -96,15 +100,19 @@ def _deeppixbis(config: TrainConfig) -> MethodStep[PixelLogits, PixelLosses]:
 def _rfmeta(config: TrainConfig) -> StepTask:
     m = config.method
     providers, own = _depth_providers(m)
-    settings = replace(RFMetaConfig.from_profile(m.profile), input_side=config.input.size_px, width=m.width)
     # Options are the network's, or the step's: rates and weights, but not what makes the row what it is.
     step = RFMETA_ROWS[m.name].step
     of_step = {name: value for name, value in own.options.items() if name in _STEP_OPTIONS}
     rest = {name: value for name, value in own.options.items() if name not in of_step}
-    settings = with_options(settings, msgspec.structs.replace(own, options=rest))
+    settings = with_options(RFMetaConfig.from_profile(m.profile), msgspec.structs.replace(own, options=rest))
+    settings = replace(settings, input_side=config.input.size_px, width=m.width)
     step = with_options(step, msgspec.structs.replace(own, options=of_step))
-    model, objective = build_baseline(m.name, settings, step)
-    return DomainTask(model, objective, DepthTargets(settings.map_side, providers))
+    targets = DepthTargets(settings.map_side, providers)
+    if settings.extractor == "published":
+        return DomainTask(*build_baseline(m.name, settings, step), targets)
+    trunk = build_trunk(msgspec.structs.replace(m, width=1.0))  # the width is that of M and D
+    see = GraphInput(config.input.normalisation(), trunk.input_mean, trunk.input_std)
+    return DomainTask(*build_baseline(m.name, settings, step, TrunkExtractor(trunk)), targets, see)
 
 
 def _cdcn(config: TrainConfig) -> StepTask:
@@ -174,9 +182,15 @@ _READS: Mapping[str, frozenset[str]] = {
 }
 
 
-def has_trunk(name: str) -> bool:
+def _reads(method: MethodConfig) -> frozenset[str]:
+    """Settings that a method reads; unregistered ones are taken to be built on a trunk."""
+    own = _READS.get(method.name, _ON_A_TRUNK)
+    return own | _ON_A_TRUNK if method.options.get("extractor") == "trunk" else own
+
+
+def has_trunk(method: MethodConfig) -> bool:
     """Whether a method is built on a trunk that may start from ImageNet weights; unregistered ones are taken to be."""
-    return "trunk" in _READS.get(name, _ON_A_TRUNK)
+    return "trunk" in _reads(method)
 
 
 def looks_at_depth(name: str) -> bool:
@@ -191,7 +205,7 @@ def refuse_unread(config: TrainConfig) -> None:
         ConfigError: Names them.
     """
     m, plain = config.method, MethodConfig()
-    reads = _READS.get(m.name, _ON_A_TRUNK)
+    reads = _reads(m)
     set_here = [
         f"method.{name}"
         for name in ("profile", "trunk", "width", "pretrained", "weights", "scale", "margin")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.data.depth_targets import DepthTargets
 from training.errors import ConfigError
@@ -24,14 +25,22 @@ class DomainTask:
         model: The networks.
         objective: What trains them.
         targets: What makes depth targets, of the side of the network's map; for networks that depth regularises.
+        see: First layer, from pictures uint8 (N, S, S, 3), red first, to what the network sees; RGB beside HSV if not
+            given.
 
     Raises:
         ConfigError: There are no targets, but the network's depth is trained.
     """
 
-    def __init__(self, model: RFMeta, objective: DomainObjective, targets: DepthTargets | None = None) -> None:
+    def __init__(
+        self,
+        model: RFMeta,
+        objective: DomainObjective,
+        targets: DepthTargets | None = None,
+        see: nn.Module | None = None,
+    ) -> None:
         self._model, self._objective = model, objective
-        self._input = RgbHsvInput()
+        self._input = see if see is not None else RgbHsvInput()
         self._regularised = model.config.depth_weight > 0
         if self._regularised and targets is None:
             raise ConfigError("RFMeta: the depth loss needs targets; pass DepthTargets, or set depth_weight=0")
@@ -59,6 +68,10 @@ class DomainTask:
         self._model.to(device)
         self._input.to(device)
 
+    def see(self, rgb: Tensor) -> Tensor:
+        """What the network sees of pictures uint8 (N, S, S, 3), red first: float32 (N, C, S, S)."""
+        return cast(Tensor, self._input(rgb))
+
     def training_step(self, batches: Mapping[str, Batch]) -> Mapping[str, Tensor]:
         """One step of the objective, which adds to the gradients itself."""
         losses = self._objective.backward([self._seen(batch) for batch in batches.values()])
@@ -71,16 +84,16 @@ class DomainTask:
         return {TOTAL: losses.total, **{name: value.mean() for name, value in parts.items() if value.numel()}}
 
     def _seen(self, batch: Batch) -> DomainBatch:
-        return DomainBatch(self._input(batch.rgb), batch.labels, batch.depth_targets)
+        return DomainBatch(self.see(batch.rgb), batch.labels, batch.depth_targets)
 
     def settle(self, batches: Iterator[Mapping[str, Batch]]) -> None:
         """Measure the statistics of batch normalisation anew, on batches of all domains."""
-        pictures = (self._input(torch.cat([batch.rgb for batch in named.values()])) for named in batches)
+        pictures = (self.see(torch.cat([batch.rgb for batch in named.values()])) for named in batches)
         reestimate_norm(self._model, pictures, self._model.classify if not self._regularised else None)
 
     def logits(self, rgb: Tensor) -> Tensor:
         """The classifier's logits (N,) of pictures, uint8 (N, S, S, 3), red first; higher = bona fide."""
-        return self._model.classify(self._input(rgb))
+        return self._model.classify(self.see(rgb))
 
     def score_batch(self, batch: Batch) -> Tensor:
         """The classifier's probability of bona fide."""

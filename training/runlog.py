@@ -285,7 +285,7 @@ def surroundings(config: TrainConfig, device: torch.device, world: int) -> dict[
 
 def _trunk_weights(method: MethodConfig) -> dict[str, JsonValue]:
     """What the trunk started from; of a file, its SHA-256 too: the same path may hold another file next year."""
-    if not has_trunk(method.name):
+    if not has_trunk(method):
         return {"trunk_weights": "not applicable"}
     if method.pretrained:
         return {"trunk_weights": "ImageNet" + (f", {TORCHVISION_URL}" if method.trunk == "densenet161" else "")}

@@ -14,7 +14,7 @@ from torch.nn import functional
 from quantize.__main__ import main
 from quantize.distill import DistilTask, load_task, load_teacher
 from quantize.export import load_trained
-from quantize.imitation import Imitation
+from quantize.imitation import Imitation, feature_error
 from quantize.students import PixelLogitStudent
 from quantize.teachers import OpenVinoTeacher, TorchTeacher
 from tests.quantize.test_rgbd import QUICK, lived_in
@@ -96,3 +96,20 @@ def test_a_student_is_taught_from_the_command_line_but_cannot_start_from_its_tea
     assert (type(student), config.method.name) == (PixelLogitStudent, "rfmeta")
     task, _ = load_task(tmp_path / "out" / "best.safetensors")
     assert np.isfinite(task.score(rgb()).detach().numpy()).all()
+
+
+def test_features_of_a_trunk_in_the_place_of_the_extractor_are_imitated() -> None:
+    """By a student of another trunk with as many channels; there is no head that it could start with."""
+    config = msgspec.structs.replace(
+        of_student(),
+        method=MethodConfig(name="rfmeta", trunk="plain_xs", width=0.0625, options={"extractor": "trunk"}),
+    )
+    torch.manual_seed(5)
+    teacher = TorchTeacher(LogitTask(config))
+    task = DistilTask(of_student(), [teacher], Imitation(alpha=1.0, features=0.5))
+    task.module.eval()
+    alone = DistilTask(of_student(), [teacher], Imitation(alpha=1.0), student=task.module)
+    labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    apart = (task.loss(rgb(), labels) - alone.loss(rgb(), labels)) / 0.5
+    found = task.module.trunk(task.inputs(rgb()))
+    torch.testing.assert_close(apart, feature_error(found, teacher(rgb()).features))

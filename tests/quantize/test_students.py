@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from quantize.errors import CheckpointMismatchError
+from quantize.published import begin_as
 from quantize.students import (
     STUDENTS,
     ExportModel,
@@ -14,7 +15,8 @@ from quantize.students import (
     load_student,
     new_student,
 )
-from training.errors import ConfigError
+from training.backbones import plain_trunk
+from training.errors import ConfigError, StateMismatchError
 from training.inputs import BrightnessNorm, GraphInput
 
 
@@ -129,3 +131,18 @@ def test_a_checkpoint_of_another_method_is_refused_and_nothing_is_loaded(bench):
 def test_a_calibration_that_turns_scores_around_is_refused(bad):
     with pytest.raises(ValueError, match="scale > 0"):
         Platt(*bad)
+
+
+def test_a_student_of_cosines_begins_with_the_filter_of_one_with_a_logit() -> None:
+    torch.manual_seed(0)
+    other = new_student("binary-trunk", plain_trunk("plain_xs"), plain_trunk("plain_xs").out_channels)
+    student = new_student("a-deeppixbis", plain_trunk("plain_xs"), other.channels)
+    begin_as(student, other, "the other one")
+    assert student.filter.bias is None
+    torch.testing.assert_close(student.filter.weight, other.filter.weight)
+    x = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(student.eval().trunk(x), other.eval().trunk(x))
+    with pytest.raises(StateMismatchError, match="trunk of the other one"):
+        begin_as(new_student("binary-trunk", plain_trunk("plain_s"), other.channels), other, "the other one")
+    with pytest.raises(CheckpointMismatchError, match="colour and depth"):
+        begin_as(student, nn.Identity(), "the other one")

@@ -22,7 +22,6 @@ from training.evaluation.tables import video_of
 from training.meta_task import DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS
 from training.methods.cmfl import CMFL
-from training.methods.hsv import RgbHsvInput
 from training.tasks import Batch, MethodStep, StepTask
 
 #: Share of the colour of the map where it is strongest.
@@ -43,8 +42,7 @@ def map_maker(task: StepTask, side_px: int) -> tuple[str, MapMaker]:
     """
     module = task.module
     if isinstance(task, DomainTask):
-        see = RgbHsvInput()
-        model = task.module
+        model, see = task.module, task.see
 
         def cam(batch: Batch) -> Mapping[str, Tensor]:
             with torch.no_grad():

@@ -20,7 +20,6 @@ from training.data.samples import SampleSet
 from training.data.table import SampleRow
 from training.errors import DataError, DivergedError
 from training.meta_task import DomainTask
-from training.methods.hsv import RgbHsvInput
 from training.scoring import named_score_batches
 from training.tasks import Batch, MethodStep, StepTask
 
@@ -125,7 +124,7 @@ def named_scorer(task: StepTask) -> tuple[str, Callable[[Batch], Mapping[str, Te
     if isinstance(task, MethodStep):
         return task.primary_score, task.named_scores
     if isinstance(task, DomainTask):
-        model, see = task.module, RgbHsvInput()
+        model, see = task.module, task.see
         with_depth = model.estimator is not None and model.config.depth_weight > 0
 
         def scores(batch: Batch) -> Mapping[str, Tensor]:

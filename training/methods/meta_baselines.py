@@ -25,6 +25,7 @@ from training.methods.meta_step import (
     joined_gradients,
 )
 from training.methods.rfmeta import RFMeta, RFMetaConfig, RFMetaOutputs, class_loss
+from training.methods.rfmeta_networks import Extractor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +244,10 @@ BASELINES: dict[str, Baseline] = {
 
 
 def build_baseline(
-    name: str, config: RFMetaConfig | None = None, step: StepConfig | None = None
+    name: str,
+    config: RFMetaConfig | None = None,
+    step: StepConfig | None = None,
+    extractor: Extractor | None = None,
 ) -> tuple[RFMeta, DomainObjective]:
     """Make the network and the objective of a row.
 
@@ -251,6 +255,7 @@ def build_baseline(
         name: Key of :data:`BASELINES`.
         config: Settings of the network, before the row changes them; the profile ``default`` if not given.
         step: Settings of the step; the row's if not given.
+        extractor: F, where it is not the published one.
 
     Returns:
         The network, and what trains it on batches of domains.
@@ -261,7 +266,7 @@ def build_baseline(
     if name not in BASELINES:
         raise ConfigError(f"expected one of {', '.join(sorted(BASELINES))}, got {name!r}")
     row = BASELINES[name]
-    model = RFMeta(row.network(config if config is not None else RFMetaConfig()))
+    model = RFMeta(row.network(config if config is not None else RFMetaConfig()), extractor)
     return model, objective(model, step if step is not None else row.step)
 
 

@@ -13,18 +13,26 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits, interpolate, relu
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, relu
 
 from training.errors import BatchError, ConfigError
 from training.methods.base import Method, at_least_float32, check_images, check_labels, without_autocast
+from training.methods.rfmeta_networks import (
+    STRIDE,
+    TRUNK_STRIDE,
+    DepthEstimator,
+    Extractor,
+    FeatureExtractor,
+    Features,
+    MetaLearner,
+    NormInit,
+    initialise,
+)
 
-NormInit = Literal["normal", "uniform"]
 DepthReduction = Literal["mean", "sum"]
+ExtractorName = Literal["published", "trunk"]
 ProfileName = Literal["paper", "official", "default"]
-
-IN_CHANNELS = 6  # red, green, blue, hue, saturation, value
-STRIDE = 8  # input pixels per cell of the features and of the depth map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +42,8 @@ class RFMetaConfig:
     Attributes:
         input_side: Pixels along one side of the input; the depth map has an eighth.
         width: Factor on every number of channels and hidden features; 1 is the published network.
+        extractor: ``published``, or a ``trunk`` of stride 16 in its place: no part of the paper, but one that can start
+            from ImageNet weights.
         depth_head: Have a depth estimator. Without one the network is a plain binary classifier.
         depth_weight: Weight of the depth loss; 0 is the ablation without regularisation.
         depth_reduction: ``mean`` squared error over all cells, or ``sum`` over the cells of a map and mean over maps.
@@ -46,6 +56,7 @@ class RFMetaConfig:
 
     input_side: int = 256
     width: float = 1.0
+    extractor: ExtractorName = "published"
     depth_head: bool = True
     depth_weight: float = 10.0
     depth_reduction: DepthReduction = "mean"
@@ -62,9 +73,10 @@ class RFMetaConfig:
         rules = (
             (
                 "input_side",
-                self.input_side >= 4 * STRIDE and self.input_side % (4 * STRIDE) == 0,
-                f"a positive multiple of {4 * STRIDE}",
+                self.input_side >= 4 * self.stride and self.input_side % self.side_step == 0,
+                f"a multiple of {self.side_step}, at least {4 * self.stride}",
             ),
+            ("extractor", self.extractor in ("published", "trunk"), "'published' or 'trunk'"),
             ("width", 0.0 < self.width <= 4.0, "0 < width <= 4"),
             ("depth_weight", 0.0 <= self.depth_weight < math.inf, "depth_weight >= 0"),
             ("depth_head", self.depth_head or self.depth_weight == 0.0, "depth_weight 0 without a depth head"),
@@ -92,9 +104,19 @@ class RFMetaConfig:
         return replace(self, input_side=side, width=width)
 
     @property
+    def stride(self) -> int:
+        """Input pixels per cell of the features and of the depth map."""
+        return STRIDE if self.extractor == "published" else TRUNK_STRIDE
+
+    @property
+    def side_step(self) -> int:
+        """What the side of the input is a multiple of: the published M halves its cells twice without a rest."""
+        return 4 * STRIDE if self.extractor == "published" else TRUNK_STRIDE
+
+    @property
     def map_side(self) -> int:
         """Cells along one side of the depth map."""
-        return self.input_side // STRIDE
+        return self.input_side // self.stride
 
 
 PROFILES: dict[str, RFMetaConfig] = {
@@ -102,19 +124,6 @@ PROFILES: dict[str, RFMetaConfig] = {
     "paper": RFMetaConfig(depth_weight=1.0, depth_reduction="sum", reestimate_norm=False),
     "official": RFMetaConfig(learner_norm_momentum=1.0, norm_init="uniform", reestimate_norm=False),
 }
-
-
-class Features(NamedTuple):
-    """What the extractor gives.
-
-    Attributes:
-        deep: (N, 128 · width, m, m) features of the last block; the meta learner reads these.
-        pyramid: (N, 384 · width, m, m) features of all three blocks, averaged to the size of the last; the depth
-            estimator reads these.
-    """
-
-    deep: Tensor
-    pyramid: Tensor
 
 
 class RFMetaOutputs(NamedTuple):
@@ -137,98 +146,15 @@ class RFMetaLosses(NamedTuple):
     depth: Tensor
 
 
-def conv_unit(in_channels: int, out_channels: int, momentum: float = 0.1) -> nn.Sequential:
-    """3×3 convolution with bias, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1),
-        nn.BatchNorm2d(out_channels, momentum=momentum),
-        nn.ReLU(),
-    )
-
-
-def channels(published: int, width: float) -> int:
-    """Channels of a layer at some width, at least one."""
-    return max(1, int(published * width))
-
-
-class FeatureExtractor(nn.Module):
-    """F: ten convolutions in three blocks with a pooling after each; 1,731,108 parameters at width 1.
-
-    Args:
-        width: Factor on the channels.
-
-    Source: RFMeta, supplementary material, table of layers.
-    """
-
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__()
-        first, middle, wide = (channels(c, width) for c in (64, 128, 196))
-        self.stem = conv_unit(IN_CHANNELS, first)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(conv_unit(before, middle), conv_unit(middle, wide), conv_unit(wide, middle), nn.MaxPool2d(2))
-            for before in (first, middle, middle)
-        )
-        self.out_channels = middle
-
-    def forward(self, x: Tensor) -> Features:
-        """Map (N, 6, S, S) images to :class:`Features` of (S / 8)² cells."""
-        first, second, third = self.blocks
-        one = first(self.stem(x))
-        two = second(one)
-        deep = third(two)
-        # Adaptive pooling to the last level's size, whose factors are always 4 and 2.
-        return Features(deep, torch.cat([avg_pool2d(one, 4), avg_pool2d(two, 2), deep], dim=1))
-
-    def deep(self, x: Tensor) -> Tensor:
-        """The deep features alone, which is all that inference needs."""
-        x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-class MetaLearner(nn.Module):
-    """M: three convolutions, global average, one logit; 1,625,217 parameters at width 1.
-
-    Source: RFMeta, supplementary material, table of layers.
-    """
-
-    def __init__(self, width: float = 1.0, momentum: float = 0.1) -> None:
-        super().__init__()
-        low, middle, high = (channels(c, width) for c in (128, 256, 512))
-        self.convolutions = nn.Sequential(
-            conv_unit(low, low, momentum),
-            nn.MaxPool2d(2),
-            conv_unit(low, middle, momentum),
-            nn.MaxPool2d(2),
-            conv_unit(middle, high, momentum),
-        )
-        self.classifier = nn.Linear(high, 1)
-
-    def forward(self, deep: Tensor) -> Tensor:
-        """Map deep features to (N,) logits, higher = bona fide."""
-        logit: Tensor = self.classifier(self.convolutions(deep).mean(dim=(2, 3)))
-        return logit.squeeze(1)
-
-
-class DepthEstimator(nn.Sequential):
-    """D: three convolutions, the last with batch norm and ReLU too; 517,251 parameters at width 1.
-
-    Maps the pyramid (N, 384 · width, m, m) to depth maps (N, 1, m, m), values ≥ 0.
-
-    Source: RFMeta, supplementary material, table of layers.
-    """
-
-    def __init__(self, width: float = 1.0) -> None:
-        middle, low = channels(128, width), channels(64, width)
-        super().__init__(conv_unit(3 * middle, middle), conv_unit(middle, low), conv_unit(low, 1))
-
-
 class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
     """The three networks of RFMeta.
 
     Args:
         config: Settings; the profile ``default`` if not given.
+        extractor: F, where it is not the published one.
+
+    Raises:
+        ConfigError: The settings ask for another F than there is.
 
     Attributes:
         extractor: F.
@@ -240,20 +166,26 @@ class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
 
     primary_score: ClassVar[str] = "binary"
 
-    def __init__(self, config: RFMetaConfig | None = None) -> None:
+    def __init__(self, config: RFMetaConfig | None = None, extractor: Extractor | None = None) -> None:
         super().__init__()
         self.config = config if config is not None else RFMetaConfig()
+        if (self.config.extractor == "trunk") != (extractor is not None):
+            raise ConfigError(f"RFMeta: extractor={self.config.extractor!r} does not go with the network that is given")
         width = self.config.width
-        self.extractor = FeatureExtractor(width)
-        self.learner = MetaLearner(width, self.config.learner_norm_momentum)
-        self.estimator = DepthEstimator(width) if self.config.depth_head else None
-        _initialise(self, self.config.norm_init)
+        own = extractor if extractor is not None else FeatureExtractor(width)
+        self.extractor: Extractor = own
+        self.learner = MetaLearner(width, self.config.learner_norm_momentum, own.out_channels)
+        self.estimator = DepthEstimator(width, own.pyramid_channels) if self.config.depth_head else None
+        for part in (self.extractor if extractor is None else None, self.learner, self.estimator):
+            if part is not None:  # a trunk keeps the weights that it comes with
+                initialise(part, self.config.norm_init)
 
     def forward(self, x: Tensor) -> RFMetaOutputs:
         """Map images to a logit and a depth map.
 
         Args:
-            x: (N, 6, S, S) float images of :class:`training.methods.hsv.RgbHsvInput`, S = ``config.input_side``.
+            x: (N, 6, S, S) float images of :class:`training.methods.hsv.RgbHsvInput`, S = ``config.input_side``; with
+                a trunk (N, 3, S, S), as it wants them.
 
         Returns:
             Outputs in float32, also under autocast: only F and D run in reduced precision.
@@ -270,7 +202,7 @@ class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
         Raises:
             BatchError: The images have another size or number of channels.
         """
-        check_images(x, IN_CHANNELS, self.config.input_side)
+        check_images(x, self.extractor.in_channels, self.config.input_side)
         features: Features = self.extractor(x)
         return features
 
@@ -297,7 +229,7 @@ class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
         Raises:
             BatchError: The images have another size or number of channels.
         """
-        check_images(x, IN_CHANNELS, self.config.input_side)
+        check_images(x, self.extractor.in_channels, self.config.input_side)
         return self.logits(self.extractor.deep(x))
 
     def loss(self, outputs: RFMetaOutputs, labels: Tensor, depth: Tensor | None = None) -> RFMetaLosses:
@@ -346,7 +278,7 @@ class RFMeta(Method[RFMetaOutputs, RFMetaLosses]):
 
         Source: Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, eq. 2.
         """
-        check_images(x, IN_CHANNELS, self.config.input_side)
+        check_images(x, self.extractor.in_channels, self.config.input_side)
         cells = self.learner.convolutions(at_least_float32(self.extractor.deep(x)))
         weights = self.learner.classifier.weight.reshape(1, -1, 1, 1)
         activation = relu((weights * cells).sum(dim=1, keepdim=True))
@@ -379,18 +311,3 @@ def depth_loss(maps: Tensor, targets: Tensor, reduction: DepthReduction = "mean"
     maps = at_least_float32(maps)
     error = (maps - targets.to(maps.dtype)).square()
     return error.mean() if reduction == "mean" else error.sum(dim=(1, 2)).mean()
-
-
-def _initialise(module: nn.Module, norm: NormInit) -> None:
-    """First values. Source: RFMeta's released code: Xavier-normal weights, zero bias of linear layers and norms."""
-    for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            if norm == "normal":
-                nn.init.normal_(layer.weight, 1.0, 0.02)
-            else:
-                nn.init.uniform_(layer.weight, 0.02, 1.0)
-            nn.init.zeros_(layer.bias)
-        elif isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.xavier_normal_(layer.weight)
-            if isinstance(layer, nn.Linear):
-                nn.init.zeros_(layer.bias)

@@ -11,7 +11,9 @@ from training.build import FITTED, METHODS, build_task, build_trunk, method_sett
 from training.config import AugmentConfig, MethodConfig, TrainConfig, load_config
 from training.data.samples import CropJitter
 from training.errors import ConfigError
+from training.meta_task import DomainTask
 from training.methods.baselines import DeepPixBiS
+from training.methods.cmfl import CMFLConfig
 
 
 def written(folder: Path, text: str) -> Path:
@@ -49,6 +51,7 @@ def test_the_published_run_has_the_published_settings(repository: Path) -> None:
         ("deeppixbis", (1e-4, 1e-5, 32, 50, 42, "loss")),
         ("cmfl", (1e-4, 1e-6, 64, 25, 3, "loss")),
         ("rfmeta", (1e-3, 0.0, 120, 10, 42, "last")),
+        ("rfmeta_official", (1e-3, 0.0, 60, 10, 42, "last")),
     ],
 )
 def test_published_runs_train_and_choose_as_published(
@@ -82,6 +85,21 @@ def test_the_run_of_the_released_code_thins_out_attacks_once_and_does_not_normal
     settings = method_settings(config)
     assert (config.data.balance, settings.lambda_pixel, settings.normalise_weights) == ("once", 0.5, False)
     assert (settings.pixel_reduction, settings.margin_mode) == ("sum", "plain")
+
+
+def test_the_run_of_rfmetas_released_code_keeps_one_batch_of_statistics(repository: Path) -> None:
+    config = load_config(repository / "training" / "configs" / "rfmeta_official.toml")
+    with torch.device("meta"):
+        task = build_task(config)
+    assert isinstance(task, DomainTask)
+    settings = task.module.config
+    assert (settings.learner_norm_momentum, settings.norm_init, task.needs.settle) == (1.0, "uniform", 0)
+    assert task.needs.targets is not None
+    assert task.needs.targets.names == ("rendered", "ellipsoid")
+
+
+def test_the_configuration_of_cmfl_is_the_released_one() -> None:
+    assert CMFLConfig() == CMFLConfig.from_profile("official")
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def _sources(card: ModelCard) -> str:
     table = _table(("portraits of", "from", "APCER, worst species", people, "BPCER", people), rows)
     return (
         f"`{card.default_operating_point}` in INT8 by the collection that the portraits come from. Intervals in "
-        "brackets take presentations as independent, those over people do not ([glossary](docs/glossary.md)).\n\n"
-        + table
+        "brackets take presentations as independent, those over people do not ([glossary](docs/glossary.md)). "
+        "Of few presentations the worst species looks worse than it is.\n\n" + table
     )
 
 

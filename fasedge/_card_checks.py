@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fasedge.errors import CardError, InputError
 
 if TYPE_CHECKING:
-    from fasedge.cards import ModelCard, Rate
+    from fasedge.cards import ModelCard, OperatingPoint, Rate, Span
 
 #: What may name a model or a file: it stays in its folder.
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,14 +37,7 @@ def check_card(card: ModelCard, origin: str) -> None:
             raise CardError(f"{origin}: input {item.name!r}: {error}") from error
     _check_heads(card, origin)
     for point in card.operating_points:
-        if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
-            raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
-        for name, rate in (("bpcer", point.bpcer), *point.apcer.items()):
-            if not _is_possible(rate):
-                raise CardError(
-                    f"{origin}: rate {name!r} of {point.name!r} needs 0 <= low <= value <= high <= 1 and "
-                    f"0 <= errors <= n, got {rate!r}"
-                )
+        _check_point(point, origin)
     if card.default_operating_point not in {p.name for p in card.operating_points}:
         raise CardError(f"{origin}: default operating point {card.default_operating_point!r} is not in the list")
     if card.golden.n < 1 or not 0 < card.golden.tolerance < 1:
@@ -68,10 +62,62 @@ def _check_heads(card: ModelCard, origin: str) -> None:
         raise CardError(f"{origin}: operating points from {', '.join(foreign)}, which is no input of the model")
 
 
+def _check_point(point: OperatingPoint, origin: str) -> None:
+    if not (math.isfinite(point.threshold) and 0 <= point.threshold <= 1):
+        raise CardError(f"{origin}: threshold of {point.name!r} must lie in [0, 1], got {point.threshold}")
+    for name, rate in _rates_of(point):
+        if not _is_possible(rate):
+            raise CardError(
+                f"{origin}: rate {name!r} of {point.name!r} needs 0 <= low <= value <= high <= 1, the same of the "
+                f"interval over people, and 0 <= errors <= n, got {rate!r}"
+            )
+    # Of species with like rates the largest of a resample is mostly larger than that of the set, so the ACER itself may
+    # lie below its interval.
+    if point.acer_people is not None and not 0 <= point.acer_people.low <= point.acer_people.high <= 1:
+        raise CardError(
+            f"{origin}: ACER of {point.name!r} needs an interval with 0 <= low <= high <= 1, got {point.acer_people!r}"
+        )
+    _check_sources(point, origin)
+
+
+def _rates_of(point: OperatingPoint) -> Iterator[tuple[str, Rate]]:
+    """Every rate of an operating point, by a name for messages."""
+    yield from (("bpcer", point.bpcer), *point.apcer.items())
+    yield from ((f"bpcer, {source}", rate) for source, rate in point.bpcer_by_source.items())
+    for source, rates in point.apcer_by_source.items():
+        yield from ((f"{species}, {source}", rate) for species, rate in rates.items())
+
+
+def _check_sources(point: OperatingPoint, origin: str) -> None:
+    """Where there are rates by source, the sources together are all that was measured."""
+    if point.bpcer_by_source:
+        _check_sum("bpcer", point.bpcer, point.bpcer_by_source.values(), point, origin)
+    if point.apcer_by_source:
+        sources = point.apcer_by_source.values()
+        if foreign := sorted({species for rates in sources for species in rates} - set(point.apcer)):
+            raise CardError(f"{origin}: {point.name!r} has {', '.join(foreign)} by source, but no rate of all sources")
+        for species, rate in point.apcer.items():
+            _check_sum(species, rate, (rates[species] for rates in sources if species in rates), point, origin)
+
+
+def _check_sum(name: str, whole: Rate, parts: Iterable[Rate], point: OperatingPoint, origin: str) -> None:
+    parts = list(parts)
+    errors, n = sum(rate.errors for rate in parts), sum(rate.n for rate in parts)
+    if (errors, n) != (whole.errors, whole.n):
+        raise CardError(
+            f"{origin}: sources of {name!r} of {point.name!r} must add up to {whole.errors} errors of {whole.n}, "
+            f"they are {errors} of {n}"
+        )
+
+
 def _is_possible(rate: Rate) -> bool:
+    spans: tuple[Rate | Span, ...] = (rate,) if rate.people is None else (rate, rate.people)
+    return all(_holds(span, rate.value) for span in spans) and 0 <= rate.value <= 1 and 0 <= rate.errors <= rate.n
+
+
+def _holds(span: Rate | Span, value: float) -> bool:
     slack = 1e-9  # interval formulas end a rounding error beyond the value at 0 and at n errors
-    ordered = -slack <= rate.low <= rate.value + slack and rate.value - slack <= rate.high <= 1 + slack
-    return ordered and 0 <= rate.value <= 1 and 0 <= rate.errors <= rate.n
+    return -slack <= span.low <= value + slack and value - slack <= span.high <= 1 + slack
 
 
 def _check_names(card: ModelCard, origin: str) -> None:

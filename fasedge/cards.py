@@ -83,18 +83,30 @@ class FileCard(_Strict, frozen=True):
         return TensorNames(inputs=self.inputs, outputs=self.outputs)
 
 
-class Rate(_Strict, frozen=True):
-    """An error rate with its basis."""
+class Span(_Strict, frozen=True):
+    """A 95 % interval over people: of a bootstrap that resamples them, each with all that was shown of them."""
+
+    low: float
+    high: float
+
+
+# What was not measured is left out of the JSON: cards from before it was measured stay as they are when written anew.
+class Rate(_Strict, frozen=True, omit_defaults=True):
+    """An error rate with its basis. ``low`` and ``high`` are exact if presentations are independent."""
 
     value: float
     errors: int
     n: int
     low: float
     high: float
+    people: Span | None = None  # where it was measured and there are some errors, but not only errors
 
 
-class OperatingPoint(_Strict, frozen=True):
-    """A threshold with its rates. Chosen on the development split, measured on the test split."""
+class OperatingPoint(_Strict, frozen=True, omit_defaults=True):
+    """A threshold with its rates. Chosen on the development split, measured on the test split.
+
+    A source is the collection that a portrait comes from; of an attack, the portrait that it shows.
+    """
 
     name: str
     threshold: float
@@ -105,6 +117,9 @@ class OperatingPoint(_Strict, frozen=True):
     apcer_max: float
     bpcer: Rate
     acer: float
+    acer_people: Span | None = None
+    apcer_by_source: dict[str, dict[str, Rate]] = {}  # source -> species -> rate
+    bpcer_by_source: dict[str, Rate] = {}
 
 
 class HeadCalibration(_Strict, frozen=True):

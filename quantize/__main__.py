@@ -18,7 +18,7 @@ from quantize.distill import PooledTask, load_task, pooled_heads_of, scores_of, 
 from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
-from quantize.facts import DEFAULT_POINT, as_scored, check_point, fp32_point, held_out
+from quantize.facts import as_scored, held_out
 from quantize.facts_command import facts_command
 from quantize.files import complete_file, remove_unfinished
 from quantize.finetune import FinetuneConfig, finetune, training_crops
@@ -53,6 +53,7 @@ from quantize.pack import EvaluationPack, make_pack
 from quantize.parity import PARITY_NAME, Presentations, measure, reference_scores, write_parity
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
+from quantize.points import DEFAULT_POINT, check_point, fp32_point
 from quantize.publish import DEFAULT_TOLERANCE, check_names, hashes_of, publish, read_facts, read_golden
 from quantize.rounded import UNCALIBRATED, Rounded, load_calibrated, load_rounded, save_rounded, with_crop
 from quantize.students import ExportModel

@@ -1,4 +1,4 @@
-"""Facts about a model for its card, from measurements alone: operating points, rates, evaluation, training data."""
+"""Facts about a model for its card, from measurements alone: evaluation, training data, words."""
 
 from __future__ import annotations
 
@@ -11,26 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasedge import metrics
-from fasedge.cards import Evaluation, OperatingPoint, Precision, Rate, Source, TrainingData
+from fasedge.cards import Evaluation, OperatingPoint, Precision, Source, TrainingData
 from fasedge.metrics import bootstrap_intervals
 from quantize.errors import CalibrationDataError
+from quantize.points import DEFAULT_POINT
 from quantize.publish import Facts
 from quantize.rgbd import METHOD, depth_trunk
 from training.backbones import PLAIN_SIZES
 from training.config import MethodConfig
 from training.data.manifest import FacePicture, read_manifest
 from training.data.samples import SampleSet
-from training.evaluate import OPERATING_POINTS, ScoredSet, auc_by, thresholds
+from training.evaluate import ScoredSet, auc_by
 
-DEFAULT_POINT = "bpcer5"
-_CRITERIA = {
-    "bpcer1": "highest threshold with BPCER <= 1 % on simulated dev data",
-    "bpcer5": "highest threshold with BPCER <= 5 % on simulated dev data",
-    "bpcer10": "highest threshold with BPCER <= 10 % on simulated dev data",
-    "apcer1": "lowest threshold with APCER <= 1 % for each species on simulated dev data",
-    "apcer5": "lowest threshold with APCER <= 5 % for each species on simulated dev data",
-    "eer": "equal error rate on simulated dev data",
-}
 _ROLES = {
     "london": "bona fide scenes",
     "canada": "bona fide scenes",
@@ -108,18 +100,6 @@ _OF_INPUTS: Mapping[bool, tuple[str, ...]] = {
 }
 
 
-def check_point(name: str) -> None:
-    """Refuse a name of no operating point, before hours are spent.
-
-    Raises:
-        CalibrationDataError: There is no such operating point.
-    """
-    if name not in OPERATING_POINTS:
-        raise CalibrationDataError(
-            f"no operating point {name!r} to be the default; one of {', '.join(OPERATING_POINTS)}"
-        )
-
-
 def held_out(dev: Path, test: Path) -> dict[str, SampleSet]:
     """The sets that thresholds and rates come from, by their split: people unseen in training.
 
@@ -135,55 +115,6 @@ def held_out(dev: Path, test: Path) -> dict[str, SampleSet]:
                 "of people unseen in training would not be true"
             )
     return sets
-
-
-def fp32_point(points: Sequence[OperatingPoint], name: str, modalities: tuple[str, ...]) -> OperatingPoint:
-    """The operating point of that name at full precision, which parity and the cost of rounding are measured at.
-
-    Args:
-        points: Those of a model.
-        name: Of the point.
-        modalities: What its score is made from.
-
-    Raises:
-        CalibrationDataError: There is none.
-    """
-    for point in points:
-        if (point.name, point.precision, point.modalities) == (name, "fp32", modalities):
-            return point
-    raise CalibrationDataError(f"no operating point {name!r} at full precision was measured")
-
-
-def operating_points(
-    dev: ScoredSet,
-    test: ScoredSet,
-    precision: Precision,
-    names: Sequence[str] = OPERATING_POINTS,
-    *,
-    modalities: tuple[str, ...] = ("rgb",),
-) -> list[OperatingPoint]:
-    """Thresholds from dev, rates on test, for one precision and what the score is made from."""
-    points = []
-    for name, chosen in thresholds(dev, names).items():
-        found = metrics.report(test.scores, test.labels, test.column("species"), chosen, split=test.samples.info.split)
-        points.append(
-            OperatingPoint(
-                name=name,
-                threshold=float(chosen.value),
-                criterion=_CRITERIA[name],
-                modalities=modalities,
-                precision=precision,
-                apcer={species: _rate(rate) for species, rate in found.apcer.per_species.items()},
-                apcer_max=float(found.apcer.max),
-                bpcer=_rate(found.bpcer),
-                acer=float(found.acer),
-            )
-        )
-    return points
-
-
-def _rate(rate: metrics.Rate) -> Rate:
-    return Rate(value=rate.value, errors=rate.errors, n=rate.n, low=rate.low, high=rate.high)
 
 
 def rounding_cost(

@@ -18,15 +18,11 @@ from fasedge.types import FloatArray, UInt8Array
 from quantize.distill import load_task, scores_of
 from quantize.export import Artefact, artefacts
 from quantize.facts import (
-    DEFAULT_POINT,
     as_scored,
-    check_point,
-    fp32_point,
     golden_indices,
     held_out,
     make_facts,
     network_notes,
-    operating_points,
     read_evaluations,
     rounding_cost,
     simulated_evaluation,
@@ -49,6 +45,7 @@ from quantize.options import (
 )
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import pictures, usable_part
+from quantize.points import DEFAULT_POINT, check_point, fp32_point, operating_points
 from quantize.publish import check_names, hashes_of
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.errors import ParityError
-from quantize.facts import DEFAULT_POINT, as_scored, check_point
+from quantize.facts import as_scored
 from quantize.full import export_full, load_full
 from quantize.options import CropsOption, DevOption, FolderOption, PointOption, TestOption, TrainOption
 from quantize.parity import Limits, Presentations, excesses, measure, reference_scores, write_parity
 from quantize.pictures import pictures, usable_part
+from quantize.points import DEFAULT_POINT, check_point
 from training.data.samples import SampleSet
 from training.evaluate import thresholds
 

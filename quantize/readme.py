@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
-from fasedge.cards import DEFAULT_MODEL, ModelCard, OperatingPoint, load_card, models_folder
+from fasedge.cards import DEFAULT_MODEL, ModelCard, Rate, load_card, models_folder
 from fasedge.errors import FasEdgeError
 from quantize.errors import QuantizeError
 
@@ -61,12 +61,16 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _worst_species(point: OperatingPoint, among: frozenset[str] | None = None) -> str:
-    rates = {name: rate for name, rate in point.apcer.items() if among is None or name in among}
+def _worst_species(rates: Mapping[str, Rate]) -> tuple[str, Rate]:
+    """Of some rates, of which there is one at least."""
+    # Among equal rates the one known least well is the worst.
+    return max(rates.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
+
+
+def _format_worst(rates: Mapping[str, Rate]) -> str:
     if not rates:
         return "—"
-    # Among equal rates the one known least well is the worst.
-    name, rate = max(rates.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
+    name, rate = _worst_species(rates)
     return f"{format_rate(rate)}, {name}"
 
 
@@ -78,14 +82,50 @@ def _points(card: ModelCard) -> str:
             " + ".join(p.modalities),
             p.precision,
             f"{p.threshold:.4f}",
-            _worst_species(p),
-            *([_worst_species(p, _FLAT)] if depth else []),
+            _format_worst(p.apcer),
+            *([_format_worst({name: rate for name, rate in p.apcer.items() if name in _FLAT})] if depth else []),
             format_rate(p.bpcer),
         )
         for p in card.operating_points
     ]
     flat = ("APCER, prints and screens",) if depth else ()
     return _table(("operating point", "from", "precision", "threshold", "APCER, worst species", *flat, "BPCER"), rows)
+
+
+def _sources(card: ModelCard) -> str:
+    """What the default operating point costs at INT8, by the collection of the portraits; empty where nobody knows."""
+    rows: list[tuple[str, ...]] = []
+    for p in card.operating_points:
+        sources = sorted({*p.apcer_by_source, *p.bpcer_by_source})
+        if not sources or (p.name, p.precision) != (card.default_operating_point, "int8"):
+            continue
+        named = [(name, p.apcer_by_source.get(name, {}), p.bpcer_by_source.get(name)) for name in sources]
+        rows += [
+            (
+                name,
+                " + ".join(p.modalities),
+                _format_worst(apcer),
+                _over_people(_worst_species(apcer)[1] if apcer else None),
+                "—" if bpcer is None else format_rate(bpcer),
+                _over_people(bpcer),
+            )
+            for name, apcer, bpcer in [("all", p.apcer, p.bpcer), *named]
+        ]
+    if not rows:
+        return ""
+    people = "over people"
+    table = _table(("portraits of", "from", "APCER, worst species", people, "BPCER", people), rows)
+    return (
+        f"`{card.default_operating_point}` in INT8 by the collection that the portraits come from. Intervals in "
+        "brackets take presentations as independent, those over people do not ([glossary](docs/glossary.md)). "
+        "Of few presentations the worst species looks worse than it is.\n\n" + table
+    )
+
+
+def _over_people(rate: Rate | None) -> str:
+    if rate is None or rate.people is None:
+        return "—"
+    return f"{100 * rate.people.low:.2f} to {100 * rate.people.high:.2f} %"
 
 
 def _evaluation(card: ModelCard) -> str:
@@ -142,6 +182,7 @@ def model_section(card: ModelCard) -> str:
         f"Method: {card.source.method} ({card.source.paper}). Input: {inputs}. Licence: {card.licence}. "
         f"Trained on: {data or 'not stated'}.",
         _points(card),
+        _sources(card),
         _evaluation(card) if card.evaluation else "Not evaluated.",
         _files(card),
         "Limitations:\n\n" + "\n".join(f"- {text}" for text in card.limitations) if card.limitations else "",

@@ -147,6 +147,67 @@ def test_a_rate_that_contradicts_itself_is_refused(raw, change):
         _parse(raw)
 
 
+def _rate(errors, n, **people):
+    span = {"people": people} if people else {}
+    return {"value": errors / n, "errors": errors, "n": n, "low": 0.0, "high": 1.0} | span
+
+
+@pytest.fixture
+def by_source(raw):
+    """The same card with rates by source and intervals over people at its first operating point: 5 of 100 each."""
+    raw["operating_points"][0] |= {
+        "apcer": {"print": _rate(5, 100, low=0.01, high=0.2)},
+        "bpcer": _rate(5, 100, low=0.02, high=0.09),
+        "acer_people": {"low": 0.02, "high": 0.15},
+        "apcer_by_source": {"here": {"print": _rate(5, 60, low=0.01, high=0.3)}, "there": {"print": _rate(0, 40)}},
+        "bpcer_by_source": {"here": _rate(1, 60), "there": _rate(4, 40)},
+    }
+    return raw
+
+
+def test_rates_by_source_and_over_people_survive_writing_and_reading(by_source):
+    card = _parse(by_source)
+    point = card.operating_points[0]
+    assert point.apcer_by_source["here"]["print"].people.high == 0.3
+    assert point.apcer_by_source["there"]["print"].people is None
+    assert (point.bpcer_by_source["there"].errors, point.acer_people.low) == (4, 0.02)
+    assert parse_card(dump_card(card)) == card
+
+
+def test_a_card_without_rates_by_source_loads_and_is_written_as_it_was(raw):
+    point = _parse(raw).operating_points[0]
+    assert (point.apcer_by_source, point.bpcer_by_source, point.acer_people, point.bpcer.people) == ({}, {}, None, None)
+    assert json.loads(dump_card(_parse(raw))) == raw
+    assert "people" not in json.dumps(raw)
+    assert "by_source" not in json.dumps(raw["operating_points"])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("bpcer_by_source", "here", "errors"), 2, "'bpcer' of 'bpcer5' must add up to 5 errors of 100, they are 6 of"),
+        (("bpcer_by_source", "there", "n"), 41, "add up to 5 errors of 100, they are 5 of 101"),
+        (("apcer_by_source", "here", "print", "n"), 59, "'print' of 'bpcer5' must add up to 5 errors of 100, they are"),
+        (("apcer_by_source",), {"here": {}}, "'print' of 'bpcer5' must add up to 5 errors of 100, they are 0 of 0"),
+        (("apcer_by_source", "here", "mask"), _rate(1, 9), "has mask by source, but no rate of all sources"),
+        (("apcer_by_source", "here", "print", "errors"), 61, "rate 'print, here'"),
+        (("bpcer_by_source", "here", "value"), 1.01, "rate 'bpcer, here'"),
+        (("bpcer", "people", "low"), 0.06, "rate 'bpcer'"),
+        (("bpcer", "people", "high"), 0.04, "rate 'bpcer'"),
+        (("apcer", "print", "people", "low"), -0.1, "rate 'print'"),
+        (("acer_people", "low"), 0.16, "ACER of 'bpcer5' needs an interval"),
+        (("acer_people", "high"), 1.1, "ACER of 'bpcer5' needs an interval"),
+    ],
+)
+def test_rates_by_source_and_over_people_that_contradict_the_others_are_refused(by_source, path, value, message):
+    place = by_source["operating_points"][0]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(CardError, match=message):
+        _parse(by_source)
+
+
 @pytest.mark.parametrize("change", [{"size_px": 0}, {"crop_scale": 0}, {"crop_scale": 1000.0}])
 def test_an_input_that_cannot_be_made_is_refused(raw, change):
     raw["inputs"][0].update(change)

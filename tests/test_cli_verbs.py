@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from fasedge.backends import BackendInfo
-from fasedge.cards import ModelCard
+from fasedge.cards import ModelCard, Rate, Span
 from fasedge.cli._output import ExitCode
 from fasedge.cli._services import Services
 from fasedge.errors import CardError, EngineError, EngineUnavailableError
@@ -39,6 +40,36 @@ def test_models_are_listed_from_their_cards(capsys: Capture) -> None:
     ((document,),) = documents(capsys)
     assert document["id"] == "fake-model"
     assert document["operating_points"][0]["apcer_max"] == 0.05
+    assert document["operating_points"][0]["bpcer_people"] is None
+    assert document["operating_points"][0]["bpcer_by_source"] == {}
+
+
+def test_models_say_what_depends_on_the_source_of_portraits(capsys: Capture) -> None:
+    def rate(errors: int, n: int) -> Rate:
+        return Rate(value=errors / n, errors=errors, n=n, low=0.0, high=1.0, people=Span(low=0.0, high=0.5))
+
+    card = fake_card()
+    points = tuple(
+        msgspec.structs.replace(
+            point,
+            bpcer=rate(6, 40),
+            apcer_by_source={"lab": {"print": rate(1, 10), "mask": rate(2, 10)}, "street": {"print": rate(0, 9)}},
+            bpcer_by_source={"lab": rate(1, 20), "street": rate(5, 20)},
+            acer_people=Span(low=0.25, high=0.75),
+        )
+        for point in card.operating_points
+    )
+    known = msgspec.structs.replace(card, operating_points=points)
+    services = replace(fake_services(), model_ids=lambda: ("fake-model",), load_card=lambda _: known)
+    assert run(services, "models") == 0
+    missed, rejected = "attacks missed 0.0% (street) to 20.0% (lab)", "people rejected 5.0% (lab) to 25.0% (street)"
+    assert f"at bpcer5 (int8, rgb): {missed}, {rejected}." in capsys.readouterr().out
+    assert run(services, "models", "--json") == 0
+    ((document,),) = documents(capsys)
+    point = document["operating_points"][0]
+    assert point["apcer_max_by_source"] == {"lab": 0.2, "street": 0.0}
+    assert point["bpcer_by_source"] == {"lab": 0.05, "street": 0.25}
+    assert (point["bpcer_people"], point["acer_people"]) == ([0.0, 0.5], [0.25, 0.75])
 
 
 def test_a_malformed_card_is_named_and_the_others_are_listed(capsys: Capture) -> None:

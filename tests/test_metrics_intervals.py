@@ -212,3 +212,69 @@ def test_a_bootstrap_that_cannot_say_anything_is_refused() -> None:
         metrics.bootstrap_intervals([0.1, 0.9], [0, 1], ["a", float("nan")])
     with pytest.raises(MetricError, match="confidence"):
         metrics.bootstrap_intervals(scores, labels, subjects, confidence=0)
+
+
+def test_intervals_of_groups_equal_literal_resampling_of_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, labels, subjects, species = _people(5)
+    wrong = (scores >= 0.6) != (labels == 1)
+    groups = {kind: (labels == 0) & (species == kind) for kind in ("mask", "print")}
+    groups |= {"bona fide": labels == 1, "everything": np.ones(len(labels), bool)}
+    found = metrics.bootstrap_rates(wrong, subjects, groups, seed=3)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=1000)
+    for name, members in groups.items():
+        values = []
+        for draw in draws:
+            n = errors = 0
+            for flag, of_group, person in zip(wrong, members, subjects, strict=True):
+                n += draw[person] * of_group
+                errors += draw[person] * (of_group and flag)
+            values.append(errors / n)
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert found[name] == metrics.Interval(pytest.approx(low), pytest.approx(high))
+    at_threshold = metrics.bootstrap_intervals(scores, labels, subjects, species, threshold=0.6, seed=3)
+    assert found["bona fide"] == at_threshold.bpcer
+    monkeypatch.setattr("fasedge.metrics._bootstrap._MAX_CELLS", 12 * 37)
+    assert metrics.bootstrap_rates(wrong, subjects, groups, seed=3) == found
+
+
+def test_people_who_are_always_mistaken_widen_the_interval_over_people_but_not_the_exact_one() -> None:
+    subjects = np.repeat(np.arange(40), 25)
+    everyone = {"all": np.ones(1000, bool)}
+    clustered = metrics.bootstrap_rates(subjects < 4, subjects, everyone)["all"]
+    spread = metrics.bootstrap_rates(np.arange(1000) % 10 == 0, subjects, everyone)["all"]
+    exact = metrics.clopper_pearson(100, 1000)
+    assert clustered.high - clustered.low > 3 * (exact.high - exact.low)
+    assert spread.high - spread.low < exact.high - exact.low
+
+
+def test_groups_of_which_a_bootstrap_says_nothing_have_no_interval() -> None:
+    subjects = np.repeat(np.arange(30), 2)
+    wrong = np.arange(60) % 2 == 0
+    groups = {
+        "one person": subjects == 3,
+        "two people, often not drawn": subjects < 2,
+        "no error": ~wrong,
+        "nothing but errors": wrong,
+        "nobody": subjects > 30,
+        "enough": (subjects < 5) & (np.arange(60) > 0),
+    }
+    found = metrics.bootstrap_rates(wrong, subjects, groups)
+    assert [name for name, interval in found.items() if interval is not None] == ["enough"]
+    assert metrics.bootstrap_rates(wrong, subjects, {}) == {}
+
+
+def test_intervals_of_groups_refuse_what_they_cannot_count() -> None:
+    wrong, subjects = np.array([True, False, True]), ["a", "b", "c"]
+    everyone = {"all": np.ones(3, bool)}
+    with pytest.raises(MetricError, match="wrong must have one bool per presentation, 3, got int64"):
+        metrics.bootstrap_rates(wrong.astype(np.int64), subjects, everyone)
+    with pytest.raises(MetricError, match=r"group 'few' must have .* got bool of shape \(2,\)"):
+        metrics.bootstrap_rates(wrong, subjects, {"few": np.ones(2, bool)})
+    with pytest.raises(MetricError, match="one identifier per score"):
+        metrics.bootstrap_rates(wrong, subjects[:2], everyone)
+    with pytest.raises(MetricError, match="at least 2 subjects"):
+        metrics.bootstrap_rates(wrong, ["a"] * 3, everyone)
+    with pytest.raises(MetricError, match="at least 1000 resamples"):
+        metrics.bootstrap_rates(wrong, subjects, everyone, n_resamples=10)
+    with pytest.raises(MetricError, match="confidence"):
+        metrics.bootstrap_rates(wrong, subjects, everyone, confidence=1.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fasedge.cards import ModelCard, OperatingPoint
+from fasedge.cards import ModelCard, OperatingPoint, Span
 from fasedge.cli._detect import JsonOption
 from fasedge.cli._output import Column, ExitCode, Rows, Session, session_of
 from fasedge.errors import CardError, ModelError
@@ -57,6 +57,12 @@ def _show(session: Session, card: ModelCard) -> None:
     for point in card.operating_points:
         points.add(*_point_cells(card, point))
     session.say()
+    for point in card.operating_points:
+        by_default = (point.name, point.precision) == (card.default_operating_point, "int8")
+        if by_default and (ranges := _ranges_over_sources(point)):
+            uses = f"{point.precision}, {'+'.join(point.modalities)}"
+            session.say(f"By the collection that portraits come from, at {point.name} ({uses}): {ranges}.")
+            session.say()
     for limitation in card.limitations:
         session.say(f"Limitation: {limitation}")
     session.say()
@@ -73,6 +79,25 @@ def _point_cells(card: ModelCard, point: OperatingPoint) -> tuple[str, ...]:
         f"{point.apcer_max:.1%}" + (f" ({worst})" if worst else ""),
         f"{point.bpcer.value:.1%} of {point.bpcer.n}",
     )
+
+
+def _ranges_over_sources(point: OperatingPoint) -> str:
+    """The best and the worst source of portraits; empty where nothing is known about sources."""
+    rates = {
+        "attacks missed": _apcer_max_by_source(point),
+        "people rejected": {source: rate.value for source, rate in point.bpcer_by_source.items()},
+    }
+    parts = []
+    for words, of in rates.items():
+        if of:
+            best, worst = min(of, key=of.__getitem__), max(of, key=of.__getitem__)
+            parts.append(f"{words} {of[best]:.1%} ({best}) to {of[worst]:.1%} ({worst})")
+    return ", ".join(parts)
+
+
+def _apcer_max_by_source(point: OperatingPoint) -> dict[str, float]:
+    """APCER of the worst species by source."""
+    return {source: max(r.value for r in rates.values()) for source, rates in point.apcer_by_source.items() if rates}
 
 
 def _document(card: ModelCard) -> dict[str, object]:
@@ -94,9 +119,17 @@ def _document(card: ModelCard) -> dict[str, object]:
                 "apcer_max": point.apcer_max,
                 "bpcer": point.bpcer.value,
                 "criterion": point.criterion,
+                "bpcer_people": _limits(point.bpcer.people),
+                "acer_people": _limits(point.acer_people),
+                "apcer_max_by_source": _apcer_max_by_source(point),
+                "bpcer_by_source": {source: rate.value for source, rate in point.bpcer_by_source.items()},
             }
             for point in card.operating_points
         ],
         "intended_use": card.intended_use,
         "limitations": list(card.limitations),
     }
+
+
+def _limits(span: Span | None) -> list[float] | None:
+    return None if span is None else [span.low, span.high]

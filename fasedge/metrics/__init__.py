@@ -13,7 +13,7 @@ Functions on single measures (:func:`apcer`, :func:`auc`, :func:`eer`, …) need
 """
 
 from fasedge.metrics._aggregate import VideoScores, aggregate_videos, summarise_folds
-from fasedge.metrics._bootstrap import MIN_RESAMPLES, bootstrap_intervals
+from fasedge.metrics._bootstrap import MIN_RESAMPLES, bootstrap_intervals, bootstrap_rates
 from fasedge.metrics._curves import (
     PROBIT_CLIP,
     apcer_at_bpcer,
@@ -81,6 +81,7 @@ __all__ = [
     "auc",
     "beta_quantile",
     "bootstrap_intervals",
+    "bootstrap_rates",
     "bpcer",
     "bpcer_at_apcer",
     "choose_threshold",

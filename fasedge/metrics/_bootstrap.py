@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator, Mapping
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -12,6 +15,7 @@ from fasedge.metrics._inputs import (
     IntArray,
     Presentations,
     SpeciesNames,
+    check_flags,
     check_groups,
     check_presentations,
     check_threshold,
@@ -26,6 +30,7 @@ MIN_RESAMPLES = 1000
 _MAX_CELLS = 1_000_000  # of one block of resamples; keeps the memory below about 100 MB
 _MIN_USED = 0.9
 _RATES = ("apcer_max", "apcer_pooled", "bpcer", "acer", "hter")
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 def bootstrap_intervals(
@@ -76,6 +81,85 @@ def bootstrap_intervals(
     )
 
 
+def bootstrap_rates(
+    wrong: ArrayLike,
+    subjects: ArrayLike,
+    groups: Mapping[_Name, ArrayLike],
+    *,
+    n_resamples: int = MIN_RESAMPLES,
+    seed: int = 0,
+    confidence: float = DEFAULT_CONFIDENCE,
+) -> dict[_Name, Interval | None]:
+    """Percentile intervals over resampled subjects for the share of wrong decisions in groups of presentations.
+
+    A group is what an error rate counts: the attacks of a species (APCER), the bona fide presentations (BPCER), either
+    of one collection only. Groups may share presentations. Subjects are drawn as :func:`bootstrap_intervals` draws
+    them: equal seeds give the same resamples.
+
+    Args:
+        wrong: bool (n,), whether the decision on a presentation is an error.
+        subjects: (n,) identifier of the person in front of the camera; for an attack, of the person it shows.
+        groups: bool (n,) by name, which presentations belong to the group.
+        n_resamples: At least 1000.
+        seed: Of the random generator.
+        confidence: Of the intervals.
+
+    Returns:
+        Interval by the name of the group; ``None`` where the bootstrap says nothing: the group shows fewer than two
+        subjects or is missing from more than a tenth of the resamples, or no decision in it is wrong, or every one is,
+        so that the interval would shrink to a point.
+
+    Raises:
+        MetricError: Arrays of other shapes or types, fewer than two subjects, fewer than 1000 resamples, or an
+            impossible confidence.
+
+    Source: as for :func:`bootstrap_intervals`.
+    """
+    index, n_subjects = check_groups(subjects, np.size(wrong), "subjects")
+    errors = check_flags(wrong, len(index), "wrong")
+    _check_bootstrap(n_subjects, n_resamples, confidence)
+    if not groups:
+        return {}
+    members = np.stack([check_flags(flags, len(index), f"group {name!r}") for name, flags in groups.items()], axis=1)
+    n_of, wrong_of = (_per_subject(m, index, n_subjects) for m in (members, members & errors[:, None]))
+    shares = []
+    for draws in _draws(n_subjects, n_resamples, seed, _MAX_CELLS // n_subjects):
+        # Floats hold whole numbers below 2 ** 53 exactly, and their products are much faster.
+        drawn_wrong, drawn = (draws.astype(np.float64) @ table for table in (wrong_of, n_of))
+        shares.append(np.divide(drawn_wrong, drawn, out=np.full_like(drawn, np.nan), where=drawn > 0))
+    values = np.concatenate(shares)
+    n_used = n_resamples - np.isnan(values).sum(axis=0)
+    n_wrong, n_all = wrong_of.sum(axis=0), n_of.sum(axis=0)
+    says = ((n_of > 0).sum(axis=0) > 1) & (n_used >= _MIN_USED * n_resamples) & (n_wrong > 0) & (n_wrong < n_all)
+    return {
+        name: _interval(column[~np.isnan(column)], confidence) if usable else None
+        for name, column, usable in zip(groups, values.T, says, strict=True)
+    }
+
+
+def _interval(values: Float64Array, confidence: float) -> Interval:
+    """Percentile interval of the values of resamples, (m,)."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(float(low), float(high), confidence)
+
+
+def _check_bootstrap(n_subjects: int, n_resamples: int, confidence: float) -> None:
+    check_confidence(confidence)
+    if n_subjects < 2:
+        raise MetricError(f"a bootstrap over subjects needs at least 2 subjects, got {n_subjects}")
+    if n_resamples < MIN_RESAMPLES:
+        raise MetricError(f"a bootstrap needs at least {MIN_RESAMPLES} resamples, got {n_resamples}")
+
+
+def _draws(n_subjects: int, n_resamples: int, seed: int, rows: int) -> Iterator[IntArray]:
+    """How often each subject is drawn, int64 (rows, n_subjects) at a time, ``n_resamples`` rows in all."""
+    generator, chances = np.random.default_rng(seed), np.full(n_subjects, 1 / n_subjects)
+    rows = max(1, rows)
+    for start in range(0, n_resamples, rows):
+        yield generator.multinomial(n_subjects, chances, size=min(rows, n_resamples - start)).astype(np.int64)
+
+
 def bootstrap_of(
     data: Presentations,
     subjects: tuple[IntArray, int],
@@ -86,12 +170,8 @@ def bootstrap_of(
     confidence: float,
 ) -> BootstrapIntervals:
     """:func:`bootstrap_intervals` of checked input without non-responses."""
-    check_confidence(confidence)
     n_subjects = subjects[1]
-    if n_subjects < 2:
-        raise MetricError(f"a bootstrap over subjects needs at least 2 subjects, got {n_subjects}")
-    if n_resamples < MIN_RESAMPLES:
-        raise MetricError(f"a bootstrap needs at least {MIN_RESAMPLES} resamples, got {n_resamples}")
+    _check_bootstrap(n_subjects, n_resamples, confidence)
     values = _resampled(data, subjects, threshold, n_resamples, seed)
     used = values[~np.isnan(values[:, 0])]
     if len(used) < _MIN_USED * n_resamples:
@@ -99,9 +179,7 @@ def bootstrap_of(
             f"{n_resamples - len(used)} of {n_resamples} resamples of {n_subjects} subjects lack one of the classes: "
             "too few subjects carry it for an interval; collect more, or report the exact intervals of the rates"
         )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(used, [tail, 1 - tail], axis=0)
-    auc, eer, *rates = (Interval(float(lo), float(hi), confidence) for lo, hi in zip(low, high, strict=True))
+    auc, eer, *rates = (_interval(column, confidence) for column in used.T)
     at_threshold = dict.fromkeys(_RATES) if threshold is None else dict(zip(_RATES, rates, strict=True))
     return BootstrapIntervals(
         auc, eer, **at_threshold, n_subjects=n_subjects, n_resamples=n_resamples, n_used=len(used), seed=seed
@@ -115,14 +193,9 @@ def _resampled(
     index, n_subjects = subjects
     ladder = Ladder.of(data)
     tables = None if threshold is None else _error_tables(data, index, n_subjects, threshold)
-    generator = np.random.default_rng(seed)
-    chances = np.full(n_subjects, 1 / n_subjects)
-    rows = max(1, _MAX_CELLS // max(len(index), n_subjects))
-    blocks = []
-    for start in range(0, n_resamples, rows):
-        draws = generator.multinomial(n_subjects, chances, size=min(rows, n_resamples - start))
-        blocks.append(_block(data, ladder, index, tables, draws.astype(np.int64)))
-    return np.concatenate(blocks)
+    rows = _MAX_CELLS // max(len(index), n_subjects)
+    drawn = _draws(n_subjects, n_resamples, seed, rows)
+    return np.concatenate([_block(data, ladder, index, tables, draws) for draws in drawn])
 
 
 def _block(
@@ -154,12 +227,16 @@ def _counts_per_score(draws: IntArray, index: IntArray, ladder: Ladder, members:
 def _error_tables(data: Presentations, index: IntArray, n_subjects: int, threshold: float) -> tuple[IntArray, IntArray]:
     """Errors and presentations per subject, int64 (subjects, species + 1) each; the last column is bona fide."""
     column = np.where(data.is_bona_fide, len(data.species), data.species_index)
+    members = column[:, None] == np.arange(len(data.species) + 1)
     wrong = (data.scores >= threshold) != data.is_bona_fide
-    errors = np.zeros((n_subjects, len(data.species) + 1), np.int64)
-    totals = np.zeros_like(errors)
-    np.add.at(errors, (index[wrong], column[wrong]), 1)
-    np.add.at(totals, (index, column), 1)
-    return errors, totals
+    return _per_subject(members & wrong[:, None], index, n_subjects), _per_subject(members, index, n_subjects)
+
+
+def _per_subject(flags: BoolArray, index: IntArray, n_subjects: int) -> IntArray:
+    """Flags of presentations, bool (n, k), counted per subject: int64 (subjects, k)."""
+    counts = np.zeros((n_subjects, flags.shape[1]), np.int64)
+    np.add.at(counts, index, flags)
+    return counts
 
 
 def _rates(draws: IntArray, errors: IntArray, totals: IntArray) -> tuple[Float64Array, ...]:

@@ -166,6 +166,18 @@ def check_labels(labels: ArrayLike, n: int) -> BoolArray:
     return np.asarray(raw == int(Label.BONA_FIDE), np.bool_)
 
 
+def check_flags(flags: ArrayLike, n: int, what: str) -> BoolArray:
+    """Flags as bool (n,).
+
+    Raises:
+        MetricError: Not one-dimensional, of another length, or no booleans.
+    """
+    raw = _as_array(flags, what)
+    if raw.shape != (n,) or raw.dtype.kind != "b":
+        raise MetricError(f"{what} must have one bool per presentation, {n}, got {raw.dtype} of shape {raw.shape}")
+    return np.asarray(raw, np.bool_)
+
+
 def _check_species(species: SpeciesNames | None, is_bona_fide: BoolArray) -> tuple[tuple[str, ...], IntArray]:
     index = np.full(len(is_bona_fide), -1, np.int64)
     attacks = np.flatnonzero(~is_bona_fide)

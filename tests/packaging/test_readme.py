@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import fasedge
-from fasedge.cards import Evaluation, LatencyRecord, ParityRecord, Rate
+from fasedge.cards import Evaluation, LatencyRecord, ParityRecord, Rate, Span
 from fasedge.testing import fake_card
 from quantize import readme
 from quantize.errors import QuantizeError
@@ -100,6 +100,40 @@ def test_section_shows_the_figures_of_the_card() -> None:
     assert "Latency of the network alone: median of 240 runs on one crop each, 1 thread, A Processor." in section
     assert "| `fake-int8.onnx` | onnxruntime | int8 | 0 kB | — | — | — |" in section
     assert "- does not exist" in section
+
+
+def test_section_shows_the_default_point_by_source_and_over_people_where_the_card_knows_them() -> None:
+    def rate(errors: int, n: int, people: Span | None = None) -> Rate:
+        return Rate(value=errors / n, errors=errors, n=n, low=0.01, high=0.5, people=people)
+
+    card = fake_card(depth=True, precisions=("fp32", "int8"))
+    assert "portraits of" not in readme.model_section(card)
+    of_all, of_lab = Span(low=0.025, high=0.09), Span(low=0.05, high=0.4)
+    points = tuple(
+        msgspec.structs.replace(
+            point,
+            apcer={"mask": rate(3, 60), "print": rate(6, 60, of_all)},
+            bpcer=rate(5, 100, of_all),
+            apcer_by_source={
+                "lab": {"mask": rate(3, 20, of_lab), "print": rate(1, 20)},
+                "street": {"mask": rate(0, 40), "print": rate(5, 40)},
+            },
+            bpcer_by_source={"lab": rate(0, 75), "street": rate(5, 25, of_lab)},
+        )
+        for point in card.operating_points
+    )
+    section = readme.model_section(msgspec.structs.replace(card, operating_points=points))
+    head, _, rest = section.partition("`bpcer5` in INT8 by the collection that the portraits come from.")
+    assert readme.model_section(card).startswith(head[: head.index("| operating point")])
+    rows = [line for line in rest.split("\n\n")[1].splitlines() if "rgb + depth" in line]
+    assert rows == [
+        "| all | rgb + depth | 10.00 % (6 of 60; 1.00 to 50.00), print | 2.50 to 9.00 % "
+        "| 5.00 % (5 of 100; 1.00 to 50.00) | 2.50 to 9.00 % |",
+        "| lab | rgb + depth | 15.00 % (3 of 20; 1.00 to 50.00), mask | 5.00 to 40.00 % | ≤ 4.00 % (0 of 75) | — |",
+        "| street | rgb + depth | 12.50 % (5 of 40; 1.00 to 50.00), print | — "
+        "| 20.00 % (5 of 25; 1.00 to 50.00) | 5.00 to 40.00 % |",
+    ]
+    assert rest.count("| lab | rgb |") == 1
 
 
 def test_only_what_stands_between_the_markers_is_replaced() -> None:

@@ -1,4 +1,4 @@
-"""Facts for the card: thresholds from dev, rates on test, nothing by hand."""
+"""Facts for the card, nothing by hand."""
 
 from pathlib import Path
 
@@ -13,56 +13,14 @@ from quantize.facts import (
     as_scored,
     golden_indices,
     network_notes,
-    operating_points,
     read_evaluations,
     rounding_cost,
     simulated_evaluation,
 )
 from quantize.rgbd import METHOD
 from quantize.students import STUDENTS
+from tests.quantize.sample_sets import sample_set
 from training.config import MethodConfig
-from training.data.samples import SampleRow, SampleSet, SetInfo
-from training.errors import DataError
-
-
-def sample_set(split: str, n: int = 40, pictures: tuple[str, ...] = ("a.jpg", "b.jpg")) -> SampleSet:
-    rows = [
-        SampleRow(
-            index=i,
-            box_xyxy=(2, 2, 6, 6),
-            label=i % 2,
-            species="bona_fide" if i % 2 else ("print" if i % 4 else "replay"),
-            subtype="x",
-            source="s",
-            identity=f"p{i % 10}",
-            picture=pictures[i // 2 % len(pictures)],
-            split=split,
-            params={},
-        )
-        for i in range(n)
-    ]
-    return SampleSet(np.zeros((n, 8, 8, 3), np.uint8), rows, SetInfo(split=split, seed=1, n=n))
-
-
-def test_thresholds_come_from_dev_and_rates_from_test() -> None:
-    dev, test = sample_set("dev"), sample_set("test")
-    dev_scores = np.where(dev.labels == 1, 0.8, 0.2) + np.linspace(0, 0.1, 40)
-    test_scores = np.where(test.labels == 1, 0.9, 0.1)
-    test_scores[0] = 0.95  # one of ten replays passes
-    point = operating_points(as_scored(dev, dev_scores), as_scored(test, test_scores), "int8", ["bpcer5"])[0]
-    assert 0.3 < point.threshold < 0.9
-    assert point.apcer["replay"].errors == 1
-    assert point.apcer["replay"].n == 10
-    assert point.apcer["print"].errors == 0
-    assert point.apcer_max == pytest.approx(0.1)
-    assert point.bpcer.errors == 0
-    assert point.acer == pytest.approx(0.05)
-
-
-def test_thresholds_are_not_chosen_on_another_split() -> None:
-    test = as_scored(sample_set("test"), np.linspace(0, 1, 40))
-    with pytest.raises(DataError, match="dev"):
-        operating_points(test, test, "int8")
 
 
 def test_the_evaluation_counts_both_classes_and_names_the_kind() -> None:

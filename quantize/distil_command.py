@@ -88,7 +88,8 @@ def distil(
         task, note = new_cross_modal_task(settings, teacher or [], alpha)
     else:
         task, note = new_task(settings, teacher or [], how, start=start)
-    samples = joined([SampleSet.load(path) for path in train])
+    depth = isinstance(task, RgbdTask | CrossModalTask)
+    samples = joined([SampleSet.load(path) for path in train], depth=depth)
     if begin is not None and not isinstance(task, RgbdTask):
         learner = task.student if isinstance(task, CrossModalTask) else task
         note |= start_from_another(learner, settings, begin, samples)

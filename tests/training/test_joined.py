@@ -57,6 +57,14 @@ def test_samples_lie_one_set_after_the_other_with_their_rows_and_depth() -> None
     assert (both.depth_mm(4)[0, 0], both.picture(3)[0, 0, 0]) == (600, 13)
 
 
+def test_sets_with_and_without_depth_are_joined_where_depth_is_left_behind() -> None:
+    parts = [part(4, 10, depth=True), part(3, 60)]
+    both = joined(parts, depth=False)
+    assert (len(both), both.has_depth, both.info.depth) == (7, False, False)
+    with pytest.raises(DataError, match=r"one answer to whether there is depth, got \[False, True\]"):
+        joined(parts)
+
+
 def test_subsets_can_be_joined_and_a_joined_set_has_subsets() -> None:
     fewer = without(part(8, 10), parse(["species=mask"]))
     both = joined([fewer, part(2, 60)])

@@ -12,12 +12,13 @@ from training.data.samples import SampleSet
 from training.errors import DataError
 
 
-def joined(parts: Sequence[SampleSet]) -> SampleSet:
+def joined(parts: Sequence[SampleSet], *, depth: bool = True) -> SampleSet:
     """Put sets together, such as close and wide pictures of the same people.
 
     Args:
         parts: Sets of one split and origin, with pictures of one size, all with depth or none. Depth maps that were
             rendered afterwards (:mod:`training.data.relief`) are left behind.
+        depth: Keep depth. Without it sets with and without may be joined.
 
     Returns:
         The set itself if it is the only one. Otherwise a set whose description is that of the first with the number of
@@ -32,28 +33,31 @@ def joined(parts: Sequence[SampleSet]) -> SampleSet:
     if len(parts) == 1:
         return parts[0]
     infos = [part.info for part in parts]
-    for what, values in (
-        ("split", {info.split for info in infos}),
-        ("origin, simulated or recorded", {info.origin for info in infos}),
-        ("side of the pictures", {part.arrays().pictures.shape[1] for part in parts}),
-        ("answer to whether there is depth", {part.has_depth for part in parts}),
-        ("unit of depth", {info.depth_unit for info in infos}),
-    ):
+    same: dict[str, set[object]] = {
+        "split": {info.split for info in infos},
+        "origin, simulated or recorded": {info.origin for info in infos},
+        "side of the pictures": {part.arrays().pictures.shape[1] for part in parts},
+    }
+    if depth:
+        same["answer to whether there is depth"] = {part.has_depth for part in parts}
+        same["unit of depth"] = {info.depth_unit for info in infos}
+    for what, values in same.items():
         if len(values) > 1:
-            raise DataError(f"sets that are joined need one {what}, got {sorted(values)}")
+            raise DataError(f"sets that are joined need one {what}, got {sorted(values, key=str)}")
     arrays = [part.arrays() for part in parts]
     starts = accumulate((len(part.pictures) for part in arrays), initial=0)
     places = [start + place for start, part in zip(starts, arrays, strict=False) for place in part.places]
-    depth = [part.depth_mm for part in arrays if part.depth_mm is not None]
+    maps = [part.depth_mm for part in arrays if depth and part.depth_mm is not None]
     more = ", ".join(
         f"{i.n} of seed {i.seed} at canvas scale {i.canvas_scale:g}{f' ({i.chosen})' * bool(i.chosen)}" for i in infos
     )
     info = msgspec.structs.replace(
         infos[0],
         n=sum(info.n for info in infos),
+        depth=bool(maps),
         canvas_scale=min(info.canvas_scale for info in infos),
         chosen=f"joined: {more}",
     )
     table = [row for part in parts for row in part.table]
     pictures = Stacked([part.pictures for part in arrays])
-    return SampleSet(pictures, table, info, Stacked(depth) if depth else None, places=places)
+    return SampleSet(pictures, table, info, Stacked(maps) if maps else None, places=places)

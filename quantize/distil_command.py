@@ -16,7 +16,7 @@ from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.errors import ModelNotFoundError
 from quantize.cross_modal import CrossModalTask
 from quantize.distill import DistilTask, load_teacher
-from quantize.export import config_of, load_trained
+from quantize.export import load_trained
 from quantize.imitation import Imitation
 from quantize.options import DevOption
 from quantize.published import begin_as_published, weights_of
@@ -31,6 +31,7 @@ from training.data.samples import SampleSet
 from training.distributed import choose_device
 from training.errors import ConfigError
 from training.loop import Trainer
+from training.trained import config_of
 
 #: Crops on which the normalisations of a published model are measured.
 _SETTLED_ON = 256

@@ -18,7 +18,7 @@ from torch import Tensor
 from fasedge.cards import sha256_of
 from quantize.bake import without_activation_grids
 from quantize.errors import CheckpointMismatchError
-from quantize.export import CalibrationFile, config_of, empty_student, read_calibration
+from quantize.export import CalibrationFile, empty_student, read_calibration
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
@@ -26,6 +26,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, load_exactly, save_
 from training.config import TrainConfig, check_config
 from training.data.samples import SetInfo
 from training.errors import StateMismatchError
+from training.trained import config_of
 
 _KIND = "rounded student"
 _HEAD = "head."

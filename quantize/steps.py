@@ -95,7 +95,7 @@ def _why_anew(before: StepRecord, inputs: Mapping[str, str], outputs: Sequence[P
     names = [*inputs, *(name for name in before.inputs if name not in inputs)]
     changed = [name for name in names if inputs.get(name) != before.inputs.get(name)]
     if changed:
-        return f"because of another {', '.join(changed)}"
+        return f"changed: {', '.join(changed)}"
     if not before.outputs:
         return ""
     now = _hashes(outputs)

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Folder:
 def test_a_step_is_done_once_and_again_for_other_inputs(folder: Folder) -> None:
     assert folder.take("a") == "copy"
     assert folder.take("a").startswith("copy: skipped")
-    assert folder.take("b") == "copy: done again, because of another text"
+    assert folder.take("b") == "copy: done again, changed: text"
     assert folder.file.read_text() == "b"
     assert folder.take("b").startswith("copy: skipped")
 
@@ -63,7 +63,7 @@ def test_a_step_that_was_stopped_goes_on_and_makes_way_for_other_inputs_only(fol
             folder.take(text, stop=True, give_way=lambda: made_way.append(1))
         assert folder.said == [said]
     assert not made_way
-    assert folder.take("b", give_way=lambda: made_way.append(1)) == "copy: done again, because of another text"
+    assert folder.take("b", give_way=lambda: made_way.append(1)) == "copy: done again, changed: text"
     assert len(made_way) == 1
     folder.file.write_text("x")
     folder.take("b", give_way=lambda: made_way.append(1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -16,9 +17,20 @@ from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.errors import ModelNotFoundError
 from quantize.cross_modal import CrossModalTask
 from quantize.distill import DistilTask, load_teacher
-from quantize.export import config_of, load_trained
+from quantize.export import load_trained
 from quantize.imitation import Imitation
-from quantize.options import DevOption
+from quantize.options import (
+    AlphaOption,
+    BeginOption,
+    ColourOption,
+    DevOption,
+    FeaturesOption,
+    MixupOption,
+    StartOption,
+    SteadyOption,
+    TeachersOption,
+    TrainsOption,
+)
 from quantize.published import begin_as, begin_as_published, weights_of
 from quantize.rgbd import METHOD, take_colour
 from quantize.rgbd_task import RgbdTask, RgbdTeacher, check_same_crop, load_rgbd_teacher
@@ -31,71 +43,135 @@ from training.data.samples import SampleSet
 from training.distributed import choose_device
 from training.errors import ConfigError
 from training.loop import Trainer
+from training.trained import config_of
 
 #: Crops on which the normalisations of a published model are measured.
 _SETTLED_ON = 256
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lessons:
+    """How a student is taught.
+
+    Attributes:
+        teachers: Checkpoints of full-precision methods.
+        how: How they are imitated.
+        start: Whether the student starts from the first one's weights.
+        begin: Student that it starts from instead, see :func:`start_from_another`.
+        colour: Of a student of CMFL: model whose branch of colour it takes, see :func:`quantize.rgbd.take_colour`.
+    """
+
+    teachers: tuple[Path, ...] = ()
+    how: Imitation = field(default_factory=Imitation)
+    start: bool = False
+    begin: str | None = None
+    colour: str | None = None
+
+    def recorded(self, replaced: str = "") -> dict[str, str]:
+        """In words, files and models by their SHA-256: lessons that differ teach something else.
+
+        Args:
+            replaced: Id of a model that will be replaced by the student. It stands for itself, by its name: once the
+                student has been published the lessons are still the same.
+
+        Raises:
+            ConfigError: There is no student of that name to start from.
+            ModelNotFoundError: A teacher cannot be read, or there is no model of that name to take colour from.
+            CardError: A model's card is malformed.
+        """
+        said = {"teachers": ", ".join(map(sha256_of, self.teachers)), "imitation": str(self.how)}
+        if self.start:
+            said["start"] = "from the first teacher"
+        if self.begin is not None:
+            if (path := Path(self.begin)).is_file():
+                said["from"] = sha256_of(path)
+            else:
+                said["from"] = _told_model(_model_to_begin_with(self.begin), replaced)
+        if self.colour is not None:
+            said["colour"] = _told_model(find_model(self.colour), replaced)
+        return said
+
+
+def _told_model(folder: Path, replaced: str) -> str:
+    card = load_card(folder)
+    return card.id if card.id == replaced else card.file("onnxruntime", "fp32").sha256
+
+
 def distil(
     config: Annotated[Path, typer.Argument(help="TOML file of the student, e.g. quantize/student.toml.")],
     *,
-    train: Annotated[
-        list[Path], typer.Option("--train", help="Sample set of the train split; several are put together.")
-    ],
+    train: TrainsOption,
     dev: DevOption,
     out: Annotated[Path, typer.Option(help="Folder of checkpoints and history; a run in it is resumed.")],
-    teacher: Annotated[
-        list[Path] | None,
-        typer.Option(help="Checkpoint of a full-precision method; several answer together. None: no teacher."),
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the imitation of the answer, 0 to 1.")] = 0.5,
-    features: Annotated[
-        float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
-    ] = 0.0,
-    mixup: Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")] = 0.0,
-    steady: Annotated[
-        float, typer.Option(help="Share of the batches whose crops are moved, for student and teachers apart, 0 to 1.")
-    ] = 0.0,
-    start: Annotated[bool, typer.Option(help="Start from the first teacher's weights; needs the same trunk.")] = False,
-    begin: Annotated[
-        str | None,
-        typer.Option(
-            "--from", help="Start from a student of the same trunk: a checkpoint that `distil` left, or a model's id."
-        ),
-    ] = None,
-    colour: Annotated[
-        str | None,
-        typer.Option(help="Of a student of cmfl: model whose branch of colour it takes and leaves as it is."),
-    ] = None,
+    teacher: TeachersOption = None,
+    alpha: AlphaOption = 0.5,
+    features: FeaturesOption = 0.0,
+    mixup: MixupOption = 0.0,
+    steady: SteadyOption = 0.0,
+    start: StartOption = False,
+    begin: BeginOption = None,
+    colour: ColourOption = None,
 ) -> None:
     """Train the student, with or without teachers."""
-    if start and not teacher:
-        raise typer.BadParameter("--start needs --teacher")
-    if start and begin is not None:
-        raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
-    settings = load_config(config)
-    task: DistilTask | RgbdTask | CrossModalTask
     how = Imitation(alpha=alpha, features=features, mixup=mixup, steady=steady)
-    if settings.method.name == METHOD:
-        if how != Imitation(alpha=alpha) or start or begin is not None:
-            raise typer.BadParameter("a student of cmfl has --teacher, --alpha and --colour only")
-        task, note = new_rgbd_task(settings, teacher or [], alpha, colour)
-    elif colour is not None:
-        raise typer.BadParameter("--colour is for students of cmfl")
-    elif see_depth(teacher or []):
-        if how != Imitation(alpha=alpha) or start:
-            raise typer.BadParameter("of a teacher of cmfl a student of colour imitates the answer: --alpha only")
-        task, note = new_cross_modal_task(settings, teacher or [], alpha)
+    lessons = Lessons(teachers=tuple(teacher or ()), how=how, start=start, begin=begin, colour=colour)
+    train_student(load_config(config), lessons, train, dev, out)
+
+
+def train_student(config: TrainConfig, lessons: Lessons, train: Sequence[Path], dev: Path, out: Path) -> None:
+    """Train a student to the end; a run in the folder is resumed.
+
+    Args:
+        config: Its configuration.
+        lessons: How it is taught.
+        train: Sample sets of the train split, which are put together.
+        dev: Sample set of the dev split.
+        out: Folder of checkpoints and history.
+
+    Raises:
+        BadParameter: There are no such lessons for students of that method.
+        CheckpointError: A checkpoint is missing or damaged, or the folder holds another run.
+        DataError: A set is missing or malformed, or the sets do not fit each other.
+        ConfigError: Settings, student, teachers or sets do not fit each other; for what else :func:`new_task`,
+            :func:`new_rgbd_task` and :func:`start_from_another` raise, see there.
+    """
+    check_lessons(lessons, config.method.name)
+    task: DistilTask | RgbdTask | CrossModalTask
+    if config.method.name == METHOD:
+        task, note = new_rgbd_task(config, lessons.teachers, lessons.how.alpha, lessons.colour)
+    elif see_depth(lessons.teachers):
+        task, note = new_cross_modal_task(config, lessons.teachers, lessons.how.alpha)
     else:
-        task, note = new_task(settings, teacher or [], how, start=start)
+        task, note = new_task(config, lessons.teachers, lessons.how, start=lessons.start)
     depth = isinstance(task, RgbdTask | CrossModalTask)
     samples = joined([SampleSet.load(path) for path in train], depth=depth)
-    if begin is not None and not isinstance(task, RgbdTask):
+    if lessons.begin is not None and not isinstance(task, RgbdTask):
         learner = task.student if isinstance(task, CrossModalTask) else task
-        note |= start_from_another(learner, settings, begin, samples)
+        note |= start_from_another(learner, config, lessons.begin, samples)
     console = Console()
-    for record in Trainer(task, settings, samples, SampleSet.load(dev), out, note).run():
+    for record in Trainer(task, config, samples, SampleSet.load(dev), out, note).run():
         console.print(record.line())
+
+
+def check_lessons(lessons: Lessons, method: str) -> None:
+    """Refuse options that contradict each other, or that students of a method do not have.
+
+    Raises:
+        BadParameter: Names them.
+        CheckpointError: The first teacher is missing or damaged, or carries no configuration.
+    """
+    if lessons.start and not lessons.teachers:
+        raise typer.BadParameter("--start needs --teacher")
+    if lessons.start and lessons.begin is not None:
+        raise typer.BadParameter("a student starts --from another one or with --start from its teacher, not both")
+    more = lessons.how != Imitation(alpha=lessons.how.alpha) or lessons.start
+    if method == METHOD:
+        if more or lessons.begin is not None:
+            raise typer.BadParameter("a student of cmfl has --teacher, --alpha and --colour only")
+    elif lessons.colour is not None:
+        raise typer.BadParameter("--colour is for students of cmfl")
+    elif more and see_depth(lessons.teachers):
+        raise typer.BadParameter("of a teacher of cmfl a student of colour imitates the answer: --alpha only")
 
 
 def new_rgbd_task(
@@ -231,10 +307,7 @@ def start_from_another(
         before, _ = load_trained(path)
         begin_as(task.module, before, what=f"the student in {begin}")
         return {"began_as_sha256": sha256_of(path)}
-    try:
-        folder = find_model(begin)
-    except ModelNotFoundError as error:
-        raise ConfigError(f"--from {begin}: there is neither such a checkpoint nor such a model ({error})") from error
+    folder = _model_to_begin_with(begin)
     card = load_card(folder)
     if not config.input.brightness:
         raise ConfigError(f"{card.id} normalises the brightness of its pictures: set input.brightness")
@@ -247,3 +320,10 @@ def start_from_another(
         "began_as_sha256": card.file("onnxruntime", "fp32").sha256,
         "began_with_crop_scale": card.input_spec().crop_scale,
     }
+
+
+def _model_to_begin_with(begin: str) -> Path:
+    try:
+        return find_model(begin)
+    except ModelNotFoundError as error:
+        raise ConfigError(f"--from {begin}: there is neither such a checkpoint nor such a model ({error})") from error

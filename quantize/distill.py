@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, is_rounded, is_student, load_trained, without_start
+from quantize.export import is_rounded, is_student, load_trained
 from quantize.imitation import FINDER, Imitation, feature_error, mixup, moved, pool
 from quantize.pictures import packed
 from quantize.rgbd import RgbdStudent
@@ -64,6 +64,7 @@ from training.methods.a_deeppixbis import a_bce
 from training.methods.base import without_autocast
 from training.scoring import named_score_batches, score_batches
 from training.tasks import Needs
+from training.trained import config_of, without_start
 
 
 class DistilTask:
@@ -325,8 +326,8 @@ def load_teacher(path: Checkpoint | Path) -> tuple[MethodTask | BinaryTask | Log
         The method, and the configuration that it was trained with.
 
     Raises:
-        CheckpointMismatchError: The checkpoint is of another method, or carries no configuration.
-        CheckpointError: The file is missing or damaged.
+        CheckpointMismatchError: The checkpoint is of another method.
+        CheckpointError: The file is missing or damaged, or carries no configuration.
     """
     checkpoint = load_checkpoint(path)
     config = config_of(checkpoint)

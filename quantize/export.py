@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,32 +125,6 @@ def read_calibration(path: Path) -> CalibrationFile:
     return file
 
 
-def config_of(checkpoint: Checkpoint) -> TrainConfig:
-    """The configuration that a checkpoint carries.
-
-    Args:
-        checkpoint: As ``training.checkpoint.load_checkpoint`` returned it.
-
-    Raises:
-        CheckpointMismatchError: It carries none, or one that is not understood.
-    """
-    from training.config import TrainConfig
-
-    try:
-        return msgspec.json.decode(json.dumps(checkpoint.metadata["config"]), type=TrainConfig)
-    except (KeyError, msgspec.MsgspecError) as error:
-        raise CheckpointMismatchError(
-            f"{checkpoint.name} carries no configuration of a training run ({error})"
-        ) from error
-
-
-def without_start(config: TrainConfig) -> TrainConfig:
-    """The configuration of a network whose weights come from a checkpoint: nothing is to be loaded from elsewhere."""
-    return msgspec.structs.replace(
-        config, method=msgspec.structs.replace(config.method, pretrained=False, weights=None)
-    )
-
-
 def is_rounded(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint is one of a student on its INT8 grid, see :mod:`quantize.rounded`."""
     return "rounded" in checkpoint.metadata
@@ -171,6 +144,7 @@ def empty_student(config: TrainConfig) -> AnyStudent:
     from quantize.rgbd import METHOD, new_rgbd_student
     from training.build import build_trunk
     from training.errors import ConfigError
+    from training.trained import without_start
 
     try:
         if config.method.name == METHOD:
@@ -188,10 +162,11 @@ def load_trained(path: Checkpoint | Path) -> tuple[AnyStudent, TrainConfig]:
         path: Checkpoint of a distillation run.
 
     Raises:
-        CheckpointMismatchError: The checkpoint carries no configuration, or is of another method or trunk.
-        CheckpointError: The file is missing or damaged (see ``training.checkpoint``).
+        CheckpointMismatchError: The checkpoint is of another method or trunk.
+        CheckpointError: The file is missing or damaged (see ``training.checkpoint``), or carries no configuration.
     """
     from training.checkpoint import load_checkpoint
+    from training.trained import config_of
 
     checkpoint = load_checkpoint(path)
     config = config_of(checkpoint)

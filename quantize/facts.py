@@ -276,12 +276,17 @@ def read_evaluations(paths: Sequence[Path]) -> list[Evaluation]:
     return found
 
 
+def picture_licences(data: Path) -> dict[str, str]:
+    """Licences of the pictures of the face pack, by their names; see :func:`training.data.manifest.read_manifest`."""
+    return {picture.key: picture.licence for picture in read_manifest(data)}
+
+
 def golden_indices(samples: SampleSet, licences: dict[str, str], n: int = 12) -> list[int]:
     """Samples whose pictures may be published as golden vectors: both classes, only free licences.
 
     Args:
         samples: The simulated test set.
-        licences: Licence by picture key.
+        licences: Licence by picture key, see :func:`picture_licences`.
         n: How many.
 
     Returns:

@@ -23,6 +23,7 @@ from quantize.facts import (
     held_out,
     make_facts,
     network_notes,
+    picture_licences,
     read_evaluations,
     rounding_cost,
     simulated_evaluation,
@@ -50,7 +51,7 @@ from quantize.publish import check_names, hashes_of
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel
 from training.config import TrainConfig
-from training.data.manifest import data_folder, read_manifest
+from training.data.manifest import data_folder
 from training.data.samples import SampleSet
 
 
@@ -106,8 +107,7 @@ def facts_command(
     )
     with complete_file(facts) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
-    licences = {picture.key: picture.licence for picture in read_manifest(folder)}
-    best = golden_indices(sets["test"], licences)
+    best = golden_indices(sets["test"], picture_licences(folder))
     with complete_file(golden) as temporary, temporary.open("wb") as stream:
         np.save(stream, pictures(sets["test"], best, spec, depth=model.sees_depth), allow_pickle=False)
     Console().print(f"FP32 threshold of {chosen.name}: {chosen.threshold:.6f}")

@@ -47,6 +47,10 @@ class FinetuneConfig:
     agreement_weight: float = 2.0
 
 
+#: Steps where nobody says another number.
+DEFAULT_STEPS = FinetuneConfig().steps
+
+
 @dataclass(frozen=True, slots=True)
 class FinetuneRecord:
     """What fine-tuning did: RMS error of the mean over the cells, in the first and the last tenth of the steps.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
-from quantize.export import Artefact, artefact, complete, config_of, export_fp32, is_rounded, is_student, without_start
+from quantize.export import Artefact, artefact, complete, export_fp32, is_rounded, is_student
 from quantize.files import complete_file
 from quantize.openvino_export import save_ir
 from quantize.openvino_int8 import CONVOLUTIONS, quantized_by_nncf
@@ -35,6 +35,7 @@ from training.build import build_task
 from training.checkpoint import Checkpoint, load_checkpoint, load_exactly
 from training.config import TrainConfig
 from training.tasks import Batch, StepTask, as_step_task
+from training.trained import config_of, without_start
 
 _TFLITE_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
@@ -151,8 +152,8 @@ def load_full(path: Checkpoint | Path) -> tuple[FullNetwork, TrainConfig]:
         path: Checkpoint of ``python -m training fit``.
 
     Raises:
-        CheckpointMismatchError: It is of a student, or carries no configuration.
-        CheckpointError: The file is missing or damaged.
+        CheckpointMismatchError: It is of a student.
+        CheckpointError: The file is missing or damaged, or carries no configuration.
         StateMismatchError: Its tensors do not fit its configuration.
     """
     checkpoint = load_checkpoint(path)

@@ -13,6 +13,9 @@ CalibrationOption = Annotated[
 ]
 FolderOption = Annotated[Path, typer.Option("--out", help="Folder of the artefacts.")]
 TrainOption = Annotated[Path, typer.Option("--train", help="Sample set of the train split.")]
+TrainsOption = Annotated[
+    list[Path], typer.Option("--train", help="Sample set of the train split; several are put together.")
+]
 TestOption = Annotated[Path, typer.Option("--test", help="Sample set that is held out.")]
 CropsOption = Annotated[int, typer.Option("--crops", help="Calibration crops.")]
 FactsOption = Annotated[Path, typer.Option("--facts", help="facts.json, written by the evaluation.")]
@@ -40,4 +43,29 @@ PointOption = Annotated[str, typer.Option("--default-point", help="Operating poi
 CropScaleOption = Annotated[
     float | None,
     typer.Option("--crop-scale", help="Side of the crop over that of the face box; default: as in the training."),
+]
+# How a student is taught.
+TeachersOption = Annotated[
+    list[Path] | None,
+    typer.Option("--teacher", help="Checkpoint of a full-precision method; several answer together. None: no teacher."),
+]
+AlphaOption = Annotated[float, typer.Option(help="Weight of the imitation of the answer, 0 to 1.")]
+FeaturesOption = Annotated[
+    float, typer.Option(help="Weight of the imitation of the first teacher's features; needs as many channels.")
+]
+MixupOption = Annotated[float, typer.Option(help="Share of the batches whose pictures are blended, 0 to 1.")]
+SteadyOption = Annotated[
+    float, typer.Option(help="Share of the batches whose crops are moved, for student and teachers apart, 0 to 1.")
+]
+StartOption = Annotated[
+    bool, typer.Option("--start", help="Start from the first teacher's weights; needs the same trunk.")
+]
+BeginOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="Start from a student of the same trunk: a checkpoint that `distil` left, or a model's id."
+    ),
+]
+ColourOption = Annotated[
+    str | None, typer.Option(help="Of a student of cmfl: model whose branch of colour it takes and leaves as it is.")
 ]

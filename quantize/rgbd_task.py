@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812 - the name everybody knows
 
 from fasedge.preprocess import InputSpec
 from quantize.errors import CheckpointMismatchError
-from quantize.export import config_of, without_start
 from quantize.rgbd import METHOD, SCORES, RgbdInput, RgbdStudent, new_rgbd_student
 from training.build import build_task, refuse_unread
 from training.checkpoint import load_checkpoint, load_exactly
@@ -20,6 +19,7 @@ from training.errors import BatchError, ConfigError
 from training.methods.base import without_autocast
 from training.methods.cmfl import CMFL, CMFLLosses, StreamLogits
 from training.tasks import MIXED, TOTAL, Batch, MethodStep, Needs, named_losses
+from training.trained import config_of, without_start
 
 
 class RgbdTeacher:
@@ -156,8 +156,8 @@ def load_rgbd_teacher(path: Path) -> tuple[RgbdTeacher, TrainConfig]:
         The teacher, and the configuration that it was trained with.
 
     Raises:
-        CheckpointMismatchError: The checkpoint is of another method, or carries no configuration.
-        CheckpointError: The file is missing or damaged.
+        CheckpointMismatchError: The checkpoint is of another method.
+        CheckpointError: The file is missing or damaged, or carries no configuration.
     """
     checkpoint = load_checkpoint(path)
     config = config_of(checkpoint)

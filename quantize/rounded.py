@@ -18,7 +18,7 @@ from torch import Tensor
 from fasedge.cards import sha256_of
 from quantize.bake import without_activation_grids
 from quantize.errors import CheckpointMismatchError
-from quantize.export import CalibrationFile, config_of, empty_student, read_calibration
+from quantize.export import CalibrationFile, empty_student, read_calibration
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
 from quantize.students import ExportModel, Platt
@@ -26,6 +26,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, load_exactly, save_
 from training.config import TrainConfig, check_config
 from training.data.samples import SetInfo
 from training.errors import StateMismatchError
+from training.trained import config_of
 
 _KIND = "rounded student"
 _HEAD = "head."
@@ -91,24 +92,6 @@ class Rounded:
     def fp32(self) -> ExportModel:
         """The network with the same weights and float activations."""
         return without_activation_grids(self.grid)
-
-    def is_of(self, student: Path, train: SetInfo, *, crops: int, crop_scale: float | None, steps: int) -> bool:
-        """Whether rounding that student anew, with these settings, would give this one.
-
-        Args:
-            student: Checkpoint of a student.
-            train: Set of the train split.
-            crops: How many of its crops the ranges are chosen on.
-            crop_scale: Crop that is asked for; ``None`` for that of its training.
-            steps: Steps of fine-tuning.
-
-        Raises:
-            CheckpointError: The file is missing or damaged.
-        """
-        wanted = config_of(load_checkpoint(student)).input.crop_scale if crop_scale is None else crop_scale
-        same = self.config.input.crop_scale == wanted and self.info.steps == steps
-        same = same and (self.info.crops, self.info.train) == (crops, train_set(train))
-        return same and self.info.parent_sha256 == sha256_of(student)
 
 
 def with_crop(config: TrainConfig, crop_scale: float | None) -> TrainConfig:

@@ -9,7 +9,7 @@ import torch
 
 from fasedge.cards import find_model, load_card, sha256_of
 from fasedge.selftest import load_golden
-from quantize import __main__ as commands
+from quantize import step_commands as commands
 from quantize.__main__ import main
 from quantize.distil_command import new_task, start_from_another
 from quantize.errors import CheckpointMismatchError
@@ -26,6 +26,7 @@ from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig, load_config
+from training.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_a_checkpoint_of_another_method_is_refused(checkpoint, tmp_path):
     with pytest.raises(CheckpointMismatchError, match=r"1 tensors missing \['filter\.weight'\], 1 unknown"):
         load_trained(tmp_path / "a")
     save_checkpoint(tmp_path / "b", tensors, {"epoch": 3})
-    with pytest.raises(CheckpointMismatchError, match="carries no configuration"):
+    with pytest.raises(CheckpointError, match="carries no configuration"):
         load_trained(tmp_path / "b")
 
 
@@ -198,59 +199,6 @@ def test_rates_and_thresholds_are_of_no_other_split_than_the_card_says(tmp_path,
         assert not out.exists()
 
 
-class StoppedError(Exception):
-    """Where a test has seen enough of `run`."""
-
-
-@pytest.fixture
-def rounds(checkpoint, tmp_path, monkeypatch):
-    """Runs `run` until the student is rounded and says how often that was done anew."""
-    sets = {name: write_set(tmp_path / name, toy_set(64, split=name)) for name in ("train", "dev", "test")}
-    arguments = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--id", "a", "--steps", 0]
-    arguments += [item for name, folder in sets.items() for item in (f"--{name}", folder)]
-    calls, done = [], commands.round_command
-
-    def stop(**_):
-        raise StoppedError
-
-    def counted(*given, **more):
-        calls.append(1)
-        done(*given, **more)
-
-    monkeypatch.setattr(commands, "round_command", counted)
-    monkeypatch.setattr(commands, "calibrate", stop)
-
-    def until_rounded(*more) -> int:
-        calls.clear()
-        with pytest.raises(StoppedError):
-            run(monkeypatch, "run", *arguments, *more)
-        return len(calls)
-
-    return until_rounded
-
-
-def test_run_rounds_again_for_other_crops_another_set_or_a_damaged_file_only(rounds, tmp_path, capsys):
-    crops = ("--crops", 8)
-    assert [rounds(*crops), rounds(*crops), rounds("--crops", 9), rounds("--crops", 9)] == [1, 0, 1, 0]
-    write_set(tmp_path / "train", toy_set(66))
-    assert [rounds(*crops), rounds(*crops)] == [1, 0]
-    rounded = tmp_path / "out" / "rounded.safetensors"
-    rounded.write_bytes(rounded.read_bytes()[:-1])
-    capsys.readouterr()
-    assert [rounds(*crops), rounds(*crops)] == [1, 0]
-    assert "rounding again" in " ".join(capsys.readouterr().out.split())
-
-
-def test_run_removes_what_a_killed_run_left_and_nothing_else(rounds, tmp_path):
-    out = tmp_path / "out"
-    names = [f".{stem}-a1_b2c3d" for stem in ("fp32", "int8", "facts", "golden", "parity", "latency", "calibration")]
-    for name in (*names, ".own-settings"):
-        (out / name).mkdir(parents=True)
-    (out / ".rounded.safetensors.12ab34cd.part").touch()
-    rounds("--crops", 8)
-    assert sorted(path.name for path in out.iterdir()) == [".own-settings", "rounded.safetensors"]
-
-
 def test_a_file_that_cannot_be_written_whole_leaves_the_earlier_one(checkpoint, tmp_path, monkeypatch, capsys):
     dev = write_set(tmp_path / "dev", toy_set(8, split="dev"))
     calibration = tmp_path / "files" / "calibration"
@@ -320,7 +268,7 @@ def test_golden_pictures_that_are_none_are_refused(content, tmp_path, monkeypatc
         np.save(golden, np.zeros((0, 8, 8, 3), np.uint8))
     else:
         golden.write_bytes(content)
-    monkeypatch.setattr("quantize.__main__.artefacts", lambda _: [])
+    monkeypatch.setattr("quantize.step_commands.artefacts", lambda _: [])
     assert run(monkeypatch, "latency", "--out", tmp_path, "--golden", golden) == 3
     assert "golden" in capsys.readouterr().err
 

@@ -369,7 +369,7 @@ def test_a_student_is_taught_rounded_and_calibrated_from_the_command_line(tmp_pa
         0.25,
     )
     # Two steps of training: heads that see depth may not rise with the label yet. Labels that do are put in.
-    monkeypatch.setattr("quantize.__main__.fit_platt", lambda values, _: Platt(1.0 + abs(float(values[0])), 0.5))
+    monkeypatch.setattr("quantize.step_commands.fit_platt", lambda values, _: Platt(1.0 + abs(float(values[0])), 0.5))
     of_dev = ["--dev", sets["dev"], "--calibration", calibration]
     assert run(monkeypatch, "calibrate", "--checkpoint", rounded, *of_dev) == 0
     file = read_calibration(calibration)

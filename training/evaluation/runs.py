@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from training.build import FITTED, build_fitted, build_task
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, load_exactly, restore
-from training.config import TrainConfig, check_config
+from training.config import TrainConfig
 from training.data.titles import title_of
 from training.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from training.evaluation.document import RunRecord
@@ -24,6 +23,7 @@ from training.loop import BEST, LAST
 from training.methods.meta_baselines import BASELINES as RFMETA_ROWS
 from training.runlog import RECORD
 from training.tasks import Batch, FittedTask, Needs, StepTask, as_step_task
+from training.trained import config_of, without_start
 
 CheckpointName = Literal["best", "last"]
 #: ``auto`` is what a method's authors keep.
@@ -72,12 +72,12 @@ def load_run(folder: Path, choice: CheckpointChoice = "auto") -> LoadedRun:
             "its first epoch"
         )
     checkpoint = load_checkpoint(path)
-    config = _config_of(checkpoint, path)
+    config = config_of(checkpoint)
     if choice == "auto" and config.method.name in RFMETA_ROWS:
         return load_run(folder, "last")
     which: CheckpointName = "best" if choice == "auto" else choice
     with _without_start_warnings():
-        task = _build(_without_start(config))
+        task = _build(without_start(config))
     load_exactly(task.module, _weights(checkpoint, path, which), what=str(path))
     task.module.eval()
     record = _read_record(folder)
@@ -123,25 +123,6 @@ def _build(config: TrainConfig) -> StepTask:
     if config.method.name in FITTED:
         return FittedScores(build_fitted(config))
     return as_step_task(build_task(config))
-
-
-def _config_of(checkpoint: Checkpoint, path: Path) -> TrainConfig:
-    try:
-        config = msgspec.convert(checkpoint.metadata["config"], TrainConfig)
-    except (KeyError, msgspec.ValidationError) as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint of a training run ({error}); was it made by `fit`?"
-        ) from error
-    check_config(config)
-    return config
-
-
-def _without_start(config: TrainConfig) -> TrainConfig:
-    """The same network, without reading the weights that its training started from."""
-    changed: TrainConfig = msgspec.structs.replace(
-        config, method=msgspec.structs.replace(config.method, weights=None, pretrained=False)
-    )
-    return changed
 
 
 @contextmanager

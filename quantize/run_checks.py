@@ -1,0 +1,135 @@
+"""What ``python -m quantize run`` looks at before hours are spent: does everything belong to one method?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from quantize.distil_command import Lessons, check_lessons
+from quantize.errors import CalibrationDataError, CheckpointMismatchError
+from quantize.export import is_rounded, is_student
+from quantize.facts import TEXTS
+from quantize.rgbd import METHOD
+from quantize.students import STUDENTS, PixelLogitStudent
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig, load_config
+from training.data.samples import SampleSet
+from training.errors import ConfigError
+from training.trained import config_of
+
+#: Methods that there are students of.
+METHODS = tuple(TEXTS)
+#: The student that is trained where none is named, by its method.
+DEFAULT_STUDENTS: Mapping[str, Path] = {
+    method: Path(__file__).parent / name
+    for method, name in (
+        ("a-deeppixbis", "student.toml"),
+        ("binary-trunk", "edge.toml"),
+        ("rfmeta", "rfmeta.toml"),
+        ("cmfl", "cmfl.toml"),
+    )
+}
+
+
+def trained_student(path: Path, method: str | None) -> TrainConfig:
+    """Configuration of a student that exists already.
+
+    Args:
+        path: Its checkpoint.
+        method: What it must be a student of; ``None`` for any method.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint is of another method, or of no student that could be rounded.
+        CheckpointError: It is missing or damaged, or carries no configuration.
+    """
+    checkpoint = load_checkpoint(path)
+    config = config_of(checkpoint)
+    if is_rounded(checkpoint):
+        raise CheckpointMismatchError(f"{path} is rounded already; name the student that it was rounded from")
+    if not is_student(checkpoint):
+        raise CheckpointMismatchError(
+            f"{path} is a network of full size of {config.method.name}, and no student: give it as --teacher"
+        )
+    if method not in (None, config.method.name):
+        raise CheckpointMismatchError(
+            f"{path} is a checkpoint of another method: a student of {config.method.name}, not of {method}"
+        )
+    return config
+
+
+def student_to_be(method: str | None, file: Path | None, lessons: Lessons) -> TrainConfig:
+    """Configuration of a student that is yet to be taught.
+
+    Args:
+        method: What it is a student of; ``None`` for whatever the file says.
+        file: TOML file; ``None`` for the bundled one of the method, which is given the crops of the first teacher.
+        lessons: How it is taught.
+
+    Raises:
+        ConfigError: The file cannot be used, or is of another method; there is no such method.
+        CheckpointMismatchError: A teacher is of another method.
+        CheckpointError: A teacher's file is missing or damaged, or carries no configuration.
+        BadParameter: The options of the lessons contradict each other, or the method.
+    """
+    if file is not None:
+        config = load_config(file)
+        if method not in (None, config.method.name):
+            raise ConfigError(f"{file} is a student of another method: of {config.method.name}, not of {method}")
+        method = config.method.name
+    if method not in METHODS:
+        raise ConfigError(f"there are no students of {method}; there are of {', '.join(METHODS)}")
+    taught_by = [_teacher(path, method) for path in lessons.teachers]
+    check_lessons(lessons, method)
+    if file is None:
+        config = load_config(DEFAULT_STUDENTS[method])
+        if taught_by:
+            config = _as_seen_by(taught_by[0], config)
+    return config
+
+
+def _as_seen_by(teacher: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """A student's configuration with the crops that its teacher was trained on."""
+    seen = teacher.input
+    own = msgspec.structs.replace(config.input, size_px=seen.size_px, crop_scale=seen.crop_scale)
+    changed = msgspec.structs.replace(config, input=own)
+    if teacher.method.name == METHOD != config.method.name:
+        # Other colours on the depth of a living face would be an attack to the labels and none to the teacher.
+        changed = msgspec.structs.replace(changed, augment=msgspec.structs.replace(changed.augment, recoloured=0.0))
+    return changed
+
+
+def _teacher(path: Path, method: str) -> TrainConfig:
+    """The configuration of somebody who can teach a student of a method: of the same, or of colour and depth."""
+    config = config_of(load_checkpoint(path))
+    found = config.method.name
+    # Students with one logit may also learn from those who see depth, see quantize.cross_modal.
+    if found != method and not (found == METHOD and STUDENTS.get(method) is PixelLogitStudent):
+        raise CheckpointMismatchError(
+            f"{path} is a checkpoint of another method: a network of {found} cannot teach a student of {method}"
+        )
+    return config
+
+
+def check_sets(train: Sequence[Path], held_out: Sequence[SampleSet], method: str) -> None:
+    """Refuse sets that a step would refuse after hours.
+
+    Args:
+        train: Sets for training and rounding.
+        held_out: Sets for calibration and figures.
+        method: What the student is one of.
+
+    Raises:
+        CalibrationDataError: A set for training is of another split, or a network of colour and depth would look at a
+            set without depth.
+        DataError: A set is missing or malformed.
+    """
+    sets = [SampleSet.load(path) for path in train]
+    for path, samples in zip(train, sets, strict=True):
+        if samples.info.split != "train":
+            raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {path}")
+    if method == METHOD and not all(samples.has_depth for samples in (*sets, *held_out)):
+        raise CalibrationDataError(
+            f"students of {METHOD} look at depth, but a sample set has none; make it with --depth"
+        )

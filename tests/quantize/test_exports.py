@@ -286,18 +286,6 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
         export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1], largest=10)
 
 
-def lived_in(trunk: Trunk, rgb: torch.Tensor, norm: BrightnessNorm) -> Trunk:
-    """The trunk with statistics of real magnitude, as training leaves them."""
-    see = GraphInput(norm, trunk.input_mean, trunk.input_std)
-    with torch.no_grad():
-        for module in trunk.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 0.1
-        for _ in range(20):
-            trunk(see(rgb))
-    return trunk
-
-
 def with_blocks(name: str, *places: int) -> Trunk:
     """A trunk with one block of each kind, so that the conversion is short."""
     trunk = TRUNKS[name]()
@@ -320,12 +308,14 @@ def whole(request, tmp_path_factory, bench) -> tuple[str, ExportModel, ExportMod
     norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        trunk = lived_in(WHOLE[request.param][0](), torch.from_numpy(bench.crops), norm)
+        trunk = WHOLE[request.param][0]()
         student = PixelLogitStudent(trunk, trunk.out_channels)
     # Each trunk says values of another size: they are centred and scaled so that no score is near 0 or 1.
     with torch.no_grad():
-        see = GraphInput(norm, trunk.input_mean, trunk.input_std)
-        pooled = student.eval().pooled(see(torch.from_numpy(bench.crops)))
+        x = GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops))
+        for _ in range(20):
+            trunk(x)
+        pooled = student.eval().pooled(x)
     model = ExportModel(student, Platt(float(1 / pooled.std()), float(-pooled.mean() / pooled.std())), norm)
     grid = fit_grid(equalise(model, bench.calibration), bench.calibration, GridConfig())
     folder = tmp_path_factory.mktemp(request.param)

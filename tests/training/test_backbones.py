@@ -316,7 +316,7 @@ def test_efficientnet_lite0_trunk_has_the_hand_counted_number_of_parameters() ->
 def test_strided_convolutions_pad_like_tensorflow_same(kernel: int, skipped: int) -> None:
     # SAME pads k - 2 in total: nothing before for k = 3, one before for k = 5; so the first output sees the image
     # from its first pixel on, with the filter's first `skipped` rows and columns in the padding.
-    layers = conv_norm(1, 1, kernel=kernel, stride=2, activation=None).eval()
+    layers = conv_norm(1, 1, kernel=kernel, stride=2, activation=False).eval()
     layers.norm.eps = 0.0
     weight = torch.arange(1.0, kernel * kernel + 1).reshape(kernel, kernel)
     layers.conv.weight.data.copy_(weight.reshape(1, 1, kernel, kernel))

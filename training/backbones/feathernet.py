@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from training.backbones.base import Trunk, check_channels, refuse_pretrained
-from training.backbones.blocks import InvertedResidual, conv_norm, initialise
+from training.backbones.blocks import InvertedResidual, Style, conv_norm, initialise
 
 #: Name in ``training.backbones.TRUNKS``.
 NAME = "feathernet_b"
 _STEM = 32
+# PyTorch's own constants, as the authors have them.
+_STYLE = Style(same=False, eps=1e-5, momentum=0.1)
 
 
 class _Stage(NamedTuple):
@@ -71,7 +73,7 @@ class _HalvingBlock(InvertedResidual):
     """An inverted residual of stride 2, to which a branch of means is added."""
 
     def __init__(self, in_channels: int, out_channels: int, *, expansion: int) -> None:
-        super().__init__(in_channels, out_channels, kernel=3, stride=2, expansion=expansion, same=False)
+        super().__init__(in_channels, out_channels, kernel=3, stride=2, expansion=expansion, style=_STYLE)
         self.down: nn.Module = PooledProjection(in_channels, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +95,6 @@ class FeatherNetTrunk(Trunk):
     - Its last stage (three blocks of stride 32) is cut off, and so is the streaming module behind it, a depthwise
       convolution that replaces global pooling: heads here judge every cell of the map, so there is nothing to pool.
     - Squeeze-and-excitation behind each stage is left out: the INT8 grid has no gates.
-    - Norms have EfficientNet-Lite0's momentum and epsilon.
     - The input is colour; the authors' is depth. Weights start at random.
 
     Args:
@@ -112,14 +113,14 @@ class FeatherNetTrunk(Trunk):
     def __init__(self, in_channels: int = 3) -> None:
         check_channels(in_channels)
         super().__init__(in_channels, _STAGES[-1].out_channels)
-        self.stem = conv_norm(in_channels, _STEM, kernel=3, stride=2, same=False)
+        self.stem = conv_norm(in_channels, _STEM, kernel=3, stride=2, style=_STYLE)
         blocks: list[nn.Module] = []
         channels = _STEM
         for stage in _STAGES:
             blocks.append(_HalvingBlock(channels, stage.out_channels, expansion=stage.expansion))
             channels = stage.out_channels
             blocks += [
-                InvertedResidual(channels, channels, kernel=3, stride=1, expansion=stage.expansion)
+                InvertedResidual(channels, channels, kernel=3, stride=1, expansion=stage.expansion, style=_STYLE)
                 for _ in range(stage.repeats - 1)
             ]
         self.blocks = nn.Sequential(*blocks)

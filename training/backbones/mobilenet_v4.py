@@ -7,10 +7,12 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from training.backbones.base import Trunk, check_channels, refuse_pretrained
-from training.backbones.blocks import InvertedResidual, conv_norm, initialise
+from training.backbones.blocks import InvertedResidual, Style, conv_norm, initialise
 
 #: Name in ``training.backbones.TRUNKS``.
 NAME = "mobilenetv4_conv_s"
+# PyTorch's momentum and not TensorFlow's, so that a short training from random weights knows its own statistics.
+_STYLE = Style(activation=nn.ReLU, momentum=0.1)
 
 
 class _Layer(NamedTuple):
@@ -47,8 +49,8 @@ class MobileNetV4ConvSmallTrunk(Trunk):
 
     A stem, two fused inverted bottlenecks (3×3, then 1×1) and six universal inverted bottlenecks, with ReLU: 317,568
     parameters, 0.32 M. The last stage (six blocks of stride 32), the two 1×1 convolutions and the classifier are cut
-    off: 3.46 of the network's 3.77 M parameters. Nothing is left out before the cut. Padding and norms are those of the
-    authors' TensorFlow code. Weights start at random.
+    off: 3.46 of the network's 3.77 M parameters. Nothing is left out before the cut. Padding and the epsilon
+    of norms are those of the authors' TensorFlow code; their momentum is PyTorch's. Weights start at random.
 
     Args:
         in_channels: Channels of the input image.
@@ -70,7 +72,7 @@ class MobileNetV4ConvSmallTrunk(Trunk):
         channels = in_channels
         for layer in _LAYERS:
             layers.append(
-                conv_norm(channels, layer.out_channels, kernel=layer.kernel, stride=layer.stride, activation=nn.ReLU)
+                conv_norm(channels, layer.out_channels, kernel=layer.kernel, stride=layer.stride, style=_STYLE)
             )
             channels = layer.out_channels
         self.layers = nn.Sequential(*layers)
@@ -84,7 +86,7 @@ class MobileNetV4ConvSmallTrunk(Trunk):
                     stride=block.stride,
                     expansion=block.expansion,
                     start=block.start,
-                    activation=nn.ReLU,
+                    style=_STYLE,
                 )
             )
             channels = block.out_channels

@@ -49,6 +49,8 @@ YARDSTICK = "MiniFASNetV2"
 CANDIDATES = (
     "efficientnet_lite0@96",
     "efficientnet_lite0@128",
+    "feathernet_b@112",
+    "mobilenetv4_conv_s@112",
     "plain_s@128",
     "plain_m@128",
     "plain_m@192",

@@ -22,7 +22,7 @@ from torch import fx, nn
 from quantize.errors import ConversionError
 from quantize.rounding import WEIGHT_CODE_MAX, ActivationGrid, GridConv
 from quantize.students import ExportModel
-from training.backbones import PLAIN_SIZES
+from training.backbones import FEATHERNET_B, MOBILENETV4_CONV_S, PLAIN_SIZES
 
 __all__ = [
     "ActivationGrid",
@@ -84,6 +84,13 @@ class LeadingFloat(NamedTuple):
     convs: int
 
 
+_LEADING: dict[str, LeadingFloat] = {
+    **dict.fromkeys(PLAIN_SIZES, LeadingFloat(1, 3)),
+    MOBILENETV4_CONV_S: LeadingFloat(1, 3),
+    FEATHERNET_B: LeadingFloat(2, 5),
+}
+
+
 def in_float(trunk: str) -> LeadingFloat:
     """What stays in float in the models that are published.
 
@@ -95,8 +102,10 @@ def in_float(trunk: str) -> LeadingFloat:
         to the first layer of stride 8; the last digits in which engines differ arise there. Of plain convolutions the
         weights of the first, which reads the picture, and the first three (43 kB more than as integers; edge-rgb 0.3.0
         changes 0.38 % of its decisions and 0.36 points of its ACER with two, 0.08 % and 0.03 with three).
+        MobileNetV4, whose first three are plain too, and FeatherNet follow the same rules, not measured on weights of
+        their own yet: all up to the first layer of stride 8, which is three and five.
     """
-    return LeadingFloat(1, 3) if trunk in PLAIN_SIZES else LeadingFloat(2, 10)
+    return _LEADING.get(trunk, LeadingFloat(2, 10))
 
 
 def insert_grid(model: ExportModel, config: GridConfig) -> ExportModel:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from training.backbones import PLAIN_SIZES, TRUNKS, DenseNetTrunk, Trunk, load_torchvision_weights
+from training.backbones import TRUNKS, UNTRAINED, DenseNetTrunk, Trunk, load_torchvision_weights
 from training.config import MethodConfig, TrainConfig
 from training.errors import ConfigError
 from training.inputs import GraphInput
@@ -226,9 +226,9 @@ def build_trunk(config: MethodConfig) -> Trunk:
         if config.width != 1 or config.weights:
             raise ConfigError("efficientnet_lite0 has no width and loads its weights from its own package")
         return make(pretrained=config.pretrained)
-    if config.trunk in PLAIN_SIZES:
+    if config.trunk in UNTRAINED:
         if config.width != 1 or config.weights:
-            raise ConfigError(f"{config.trunk} has no width, and no weights to start from; its sizes are names")
+            raise ConfigError(f"{config.trunk} has no width, and no weights to start from; each size has its own name")
         return make(pretrained=config.pretrained)
     trunk, weights = make(width=config.width), imagenet_weights(config)
     if weights is not None and isinstance(trunk, DenseNetTrunk):

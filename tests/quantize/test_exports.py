@@ -8,6 +8,7 @@ from torch import nn
 
 from fasedge.backends import open_backend
 from quantize.bake import grid_points, weight_codes
+from quantize.equalise import equalise
 from quantize.errors import CalibrationDataError, ConversionError
 from quantize.export import artefact, artefacts, export_fp32, export_int8
 from quantize.files import complete_file
@@ -17,7 +18,7 @@ from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, PixelLogitStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
-from training.backbones import TRUNKS, PlainTrunk
+from training.backbones import TRUNKS, PlainTrunk, Trunk
 from training.inputs import BrightnessNorm, GraphInput
 
 pytestmark = pytest.mark.slow  # the conversions, once for all of these tests
@@ -285,41 +286,64 @@ def test_an_int8_artefact_that_is_too_large_is_refused(bench, exported, tmp_path
         export_int8(bench.grid, tmp_path, SIZE_PX, bench.calibration[:1], largest=10)
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory, bench) -> tuple[ExportModel, ExportModel, Path]:
-    """A network of plain convolutions, with a head of logits, in a grey world: model, grid, folder of artefacts."""
+def with_blocks(name: str, *places: int) -> Trunk:
+    """A trunk with one block of each kind, so that the conversion is short."""
+    trunk = TRUNKS[name]()
+    trunk.blocks = nn.Sequential(*[trunk.blocks[place] for place in places])
+    return trunk
+
+
+#: Trunks that go the whole way, with how many convolutions each has once it is exported.
+WHOLE = {
+    "plain": (lambda: PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1), projected=12), 6),
+    "mobilenetv4_conv_s": (lambda: with_blocks("mobilenetv4_conv_s", 0, 1, 5), 15),
+    "feathernet_b": (lambda: with_blocks("feathernet_b", 0, 1, 2, 3), 15),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(WHOLE))
+def whole(request, tmp_path_factory, bench) -> tuple[str, ExportModel, ExportModel, Path]:
+    """A trunk with a head of logits, in a grey world: its name, model, grid, folder of artefacts."""
     pytest.importorskip("litert_torch")
     norm = BrightnessNorm(grey_world=True)
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        trunk = PlainTrunk((8, 8, 16, 16), (1, 1, 2, 1), projected=12)
-        with torch.no_grad():
-            for _ in range(20):
-                trunk(GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops)))
-    model = ExportModel(PixelLogitStudent(trunk, 12), Platt(1.0, 0.0), norm)
-    grid = fit_grid(model, bench.calibration, GridConfig())
-    folder = tmp_path_factory.mktemp("plain")
+        trunk = WHOLE[request.param][0]()
+        student = PixelLogitStudent(trunk, trunk.out_channels)
+    # Each trunk says values of another size: they are centred and scaled so that no score is near 0 or 1.
+    with torch.no_grad():
+        x = GraphInput(norm, trunk.input_mean, trunk.input_std)(torch.from_numpy(bench.crops))
+        for _ in range(20):
+            trunk(x)
+        pooled = student.eval().pooled(x)
+    model = ExportModel(student, Platt(float(1 / pooled.std()), float(-pooled.mean() / pooled.std())), norm)
+    grid = fit_grid(equalise(model, bench.calibration), bench.calibration, GridConfig())
+    folder = tmp_path_factory.mktemp(request.param)
     export_fp32(model, folder, SIZE_PX)
     export_int8(grid, folder, SIZE_PX, bench.calibration[:1])
-    return model, grid, folder
+    return request.param, model, grid, folder
 
 
 @pytest.mark.parametrize(("engine", "precision"), PLACES)
-def test_a_plain_network_gives_in_each_engine_what_torch_gives(bench, plain, engine, precision):
-    model, grid, folder = plain
+def test_a_network_on_each_trunk_gives_in_each_engine_what_torch_gives(bench, whole, engine, precision):
+    _, model, grid, folder = whole
     with torch.no_grad():
         score = (model if precision == "fp32" else grid)(torch.from_numpy(bench.crops[:20]))[0].numpy()
     with open_backend(engine, artefact(folder, engine, precision).path) as backend:
         got = backend.infer({"rgb": bench.crops[:20]})["score"]
-    np.testing.assert_allclose(got, score, atol=1e-5 if precision == "fp32" else 0.01)
+    difference = np.abs(got - score)
+    # On the same grid only pictures in which a value lies on a tie differ.
+    assert np.median(difference) < 1e-5
+    assert difference.max() < (1e-5 if precision == "fp32" else 0.05)
+    assert score.std() > 0.1
 
 
-def test_every_layer_of_a_plain_network_is_on_the_grid(plain):
-    model, grid, _ = plain
-    assert len(grid_convs(grid)) == 6 == sum(isinstance(m, nn.Conv2d) for m in model.trunk.modules())
+def test_every_convolution_of_a_network_is_on_the_grid(whole):
+    name, model, grid, _ = whole
+    assert len(grid_convs(grid)) == WHOLE[name][1] == sum(isinstance(m, nn.Conv2d) for m in model.trunk.modules())
 
 
-@pytest.mark.parametrize("trunk", ["efficientnet_lite0", "plain_s"])
+@pytest.mark.parametrize("trunk", ["efficientnet_lite0", "plain_s", "mobilenetv4_conv_s", "feathernet_b"])
 def test_what_stays_in_float_is_at_the_start_and_a_part_of_the_network(trunk):
     network = TRUNKS[trunk]().eval()
     names = conv_names(ExportModel(PixelCosineStudent(network, network.out_channels), Platt(1.0, 0.0)))

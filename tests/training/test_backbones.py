@@ -15,18 +15,22 @@ from tests.training.fixtures.real_torchvision import import_torchvision
 from training.backbones import (
     PLAIN_SIZES,
     TRUNKS,
+    UNTRAINED,
     DenseNetTrunk,
     EfficientNetLite0Trunk,
     PlainTrunk,
     Trunk,
     densenet161_trunk,
     efficientnet_lite0_trunk,
+    feathernet_b_trunk,
     load_efficientnet_lite0_weights,
     load_torchvision_weights,
+    mobilenetv4_conv_s_trunk,
     plain_trunk,
 )
+from training.backbones.blocks import InvertedResidual, conv_norm
 from training.backbones.densenet import _dense_block, _transition
-from training.backbones.efficientnet import _conv_norm
+from training.backbones.feathernet import PooledProjection
 from training.backbones.plain import PlainLayer
 from training.build import build_trunk
 from training.config import MethodConfig
@@ -312,7 +316,7 @@ def test_efficientnet_lite0_trunk_has_the_hand_counted_number_of_parameters() ->
 def test_strided_convolutions_pad_like_tensorflow_same(kernel: int, skipped: int) -> None:
     # SAME pads k - 2 in total: nothing before for k = 3, one before for k = 5; so the first output sees the image
     # from its first pixel on, with the filter's first `skipped` rows and columns in the padding.
-    layers = _conv_norm(1, 1, kernel=kernel, stride=2, activation=False).eval()
+    layers = conv_norm(1, 1, kernel=kernel, stride=2, activation=False).eval()
     layers.norm.eps = 0.0
     weight = torch.arange(1.0, kernel * kernel + 1).reshape(kernel, kernel)
     layers.conv.weight.data.copy_(weight.reshape(1, 1, kernel, kernel))
@@ -489,6 +493,119 @@ def test_plain_trunks_refuse_what_they_do_not_have() -> None:
         PlainTrunk((8, 16, 32), (1, 1, 1))
     with pytest.raises(ConfigError, match="projected=-1"):
         PlainTrunk((8, 16, 32, 64), (1, 1, 1, 1), projected=-1)
-    for config in (MethodConfig(trunk="plain_s", width=0.5), MethodConfig(trunk="plain_s", weights="a.pt")):
-        with pytest.raises(ConfigError, match="no width"):
+
+
+def _inverted_residual(inputs: int, outputs: int, kernel: int, expansion: int, start: int = 0) -> int:
+    """Parameters of a block by hand: filters, and two values of a norm for each channel that a convolution writes."""
+    hidden = inputs * expansion
+    first = inputs * start * start + 2 * inputs if start else 0
+    expand = 0 if expansion == 1 else inputs * hidden + 2 * hidden
+    middle = hidden * kernel * kernel + 2 * hidden if kernel else 0
+    return first + expand + middle + hidden * outputs + 2 * outputs
+
+
+def test_mobilenetv4_conv_s_has_the_hand_counted_number_of_parameters() -> None:
+    layers = [(3, 3, 32), (3, 32, 32), (1, 32, 32), (3, 32, 96), (1, 96, 64)]
+    expected = sum(k * k * a * b + 2 * b for k, a, b in layers)
+    expected += _inverted_residual(64, 96, 5, 3, start=5) + 4 * _inverted_residual(96, 96, 3, 2)
+    expected += _inverted_residual(96, 96, 0, 4, start=3)
+    assert _parameters(mobilenetv4_conv_s_trunk()) == expected == 317_568
+
+
+def test_mobilenetv4_conv_s_and_what_is_cut_off_have_the_parameters_of_the_published_network() -> None:
+    # timm's mobilenetv4_conv_small has 3.77 M parameters (3.8 in its model card, and in Qin et al.). What is cut off is
+    # the last stage of MNV4ConvSmall_BLOCK_SPECS, two 1x1 convolutions and the classifier of 1,000 classes.
+    blocks = [(3, 3, 6), (5, 5, 4), (0, 5, 4), (0, 5, 3), (0, 3, 4), (0, 3, 4)]  # start, kernel, expansion
+    with torch.device("meta"):
+        cut_off = [
+            InvertedResidual(128 if place else 96, 128, kernel=k, stride=1 if place else 2, expansion=e, start=s)
+            for place, (s, k, e) in enumerate(blocks)
+        ]
+        behind = [conv_norm(128, 960), conv_norm(960, 1280), nn.Linear(1280, 1000)]
+        whole = sum(map(_parameters, [mobilenetv4_conv_s_trunk(), *cut_off, *behind]))
+    assert whole == 3_774_024
+
+
+def test_mobilenetv4_conv_s_has_relu_alone_and_no_activation_after_a_starting_or_last_convolution() -> None:
+    trunk = mobilenetv4_conv_s_trunk()
+    kinds = {type(module) for module in trunk.modules()}
+    assert nn.ReLU in kinds
+    assert nn.ReLU6 not in kinds
+    starts = [(block.start is not None, block.depthwise is not None, block.has_skip) for block in trunk.blocks]
+    assert starts == [(True, True, False), *[(False, True, True)] * 4, (True, False, True)]
+    for block in trunk.blocks:
+        for part in (block.start, block.project):
+            assert part is None or not any(isinstance(module, nn.ReLU) for module in part)
+    assert trunk.blocks[0].start.conv.stride == (1, 1)
+    assert trunk.blocks[0].depthwise.conv.stride == (2, 2)
+
+
+def test_a_starting_convolution_strides_where_there_is_none_in_the_middle() -> None:
+    block = InvertedResidual(4, 6, kernel=0, stride=2, expansion=2, start=3)
+    assert block(torch.rand(1, 4, 8, 8)).shape == (1, 6, 4, 4)
+
+
+def test_feathernet_b_has_the_hand_counted_number_of_parameters() -> None:
+    blocks = [(32, 16, 1), (16, 32, 6), (32, 32, 6), (32, 48, 6), *[(48, 48, 6)] * 5]
+    halving = [(32, 16), (16, 32), (32, 48)]
+    expected = 3 * 32 * 9 + 2 * 32 + sum(_inverted_residual(a, b, 3, e) for a, b, e in blocks)
+    trunk = feathernet_b_trunk()
+    assert _parameters(trunk) == expected + sum(2 * a + a * b for a, b in halving) == 200_704
+    assert _parameters(trunk.deployed()) == expected + sum(4 * a * b + b for a, b in halving) == 208_320
+
+
+def test_feathernet_b_and_what_is_left_out_have_the_published_0_35_million_parameters() -> None:
+    # Zhang et al., abstract: 0.35 M. Left out: gates behind four stages (two dense layers, an eighth of the channels
+    # between them), the last stage of three blocks, and the depthwise convolution of the streaming module.
+    gates = sum(2 * c * (c // 8) + c // 8 + c for c in (16, 32, 48, 64))
+    last_stage = _inverted_residual(48, 64, 3, 6) + 2 * 48 + 48 * 64 + 2 * _inverted_residual(64, 64, 3, 6)
+    assert round((_parameters(feathernet_b_trunk()) + gates + last_stage + 64 * 9) / 1e6, 2) == 0.35
+
+
+def test_the_branch_of_means_is_one_convolution_once_merged() -> None:
+    branch = _trained(PooledProjection(3, 2))
+    x = torch.rand(2, 3, 6, 6)
+    with torch.no_grad():
+        means = x.reshape(2, 3, 3, 2, 3, 2).mean(dim=(3, 5))
+        norm = branch.norm
+        scaled = (means - norm.running_mean[:, None, None]) / (norm.running_var + 1e-5).sqrt()[:, None, None]
+        wanted = torch.einsum(
+            "oc,nchw->nohw",
+            branch.conv.weight[:, :, 0, 0],
+            scaled * norm.weight[:, None, None] + norm.bias[:, None, None],
+        )
+        torch.testing.assert_close(branch(x), wanted)
+        torch.testing.assert_close(branch.merged()(x), wanted)
+
+
+def test_a_deployed_feathernet_has_no_means_and_no_norm_that_cannot_be_folded() -> None:
+    kinds = [type(module) for module in feathernet_b_trunk().deployed().modules()]
+    assert nn.AvgPool2d not in kinds
+    assert kinds.count(nn.Conv2d) == kinds.count(nn.BatchNorm2d) + 3  # the merged branches
+
+
+@pytest.mark.parametrize("name", sorted(TRUNKS))
+def test_every_parameter_of_a_trunk_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(2)
+    trunk = TRUNKS[name]() if name != "densenet161" else densenet161_trunk(width=0.125)
+    trunk.train()(torch.rand(2, 3, 32, 32)).square().mean().backward()
+    for parameter_name, parameter in trunk.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", sorted(UNTRAINED))
+def test_trunks_without_imagenet_weights_say_so(name: str) -> None:
+    assert build_trunk(MethodConfig(trunk=name)).out_channels > 0
+    with pytest.raises(ConfigError, match=f"{name} has no ImageNet weights"):
+        build_trunk(MethodConfig(trunk=name, pretrained=True))
+    for config in (MethodConfig(trunk=name, width=0.5), MethodConfig(trunk=name, weights="a.pt")):
+        with pytest.raises(ConfigError, match=f"{name} has no width"):
             build_trunk(config)
+
+
+@pytest.mark.parametrize("name", sorted(TRUNKS.keys() - {"densenet161"}))
+def test_trunks_take_other_numbers_of_channels_but_not_none(name: str) -> None:
+    assert TRUNKS[name](in_channels=1)(torch.rand(1, 1, 32, 32)).shape[2:] == (2, 2)
+    with pytest.raises(ConfigError, match="in_channels"):
+        TRUNKS[name](in_channels=0)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import torch
 
+from training.backbones import TRUNKS
 from training.build import FITTED, METHODS, MethodTask, build_task
 from training.config import TrainConfig, load_config
 
@@ -58,6 +59,21 @@ def test_every_method_and_every_configuration_is_on_the_page() -> None:
     assert {path.name for path in CONFIGS.glob("*.toml")} <= set(re.findall(r"[\w/]*?(\w+\.toml)", PAGE))
     for name in re.findall(r"training/configs/(\w+\.toml)", PAGE):
         assert load_config(CONFIGS / name).method.name in {**METHODS, **FITTED}
+
+
+def test_every_trunk_is_on_the_page_with_its_parameters_and_channels() -> None:
+    rows = [line.strip("|").split(" | ") for line in PAGE.split("## Trunks", 1)[1].split("\n## ", 1)[0].splitlines()]
+    told: dict[str, tuple[str, int]] = {}
+    for names, _, parameters, channels, _ in (row for row in rows if len(row) == 5):
+        sizes = re.findall(r"[\d.]+", parameters)  # none in the head of the table, which names no trunk
+        told |= {name: (size, int(channels)) for name, size in zip(re.findall(r"`(\w+)`", names), sizes, strict=True)}
+    counted = {}
+    for name, build in TRUNKS.items():
+        trunk = build()
+        part = trunk.deployed() if name.startswith("plain") else trunk
+        size = sum(parameter.numel() for parameter in part.parameters()) / 1e6
+        counted[name] = (f"{size:.2f}", trunk.out_channels)
+    assert told == counted
 
 
 def test_switches_below_the_register_are_some_too(tmp_path: Path) -> None:

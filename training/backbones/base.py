@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from training.errors import CheckpointFormatError, CheckpointNotFoundError
+from training.errors import CheckpointFormatError, CheckpointNotFoundError, ConfigError
 
 # BatchNorm's batch counters are absent from checkpoints older than PyTorch 0.4.1, and of no use in inference.
 MAY_BE_MISSING = ("num_batches_tracked",)
@@ -45,6 +45,30 @@ class Trunk(nn.Module, ABC):
     def deployed(self) -> nn.Module:
         """The network that is exported: the same function in evaluation mode; a private copy, simpler where it can."""
         return copy.deepcopy(self).eval()
+
+
+def check_channels(in_channels: int) -> None:
+    """Refuse an input without channels.
+
+    Raises:
+        ConfigError: ``in_channels`` is below 1.
+    """
+    if in_channels < 1:
+        raise ConfigError(f"expected in_channels >= 1, got {in_channels}")
+
+
+def refuse_pretrained(name: str, pretrained: bool) -> None:
+    """Refuse ImageNet weights for a trunk that always starts from random ones.
+
+    Args:
+        name: Of the trunk, for the message.
+        pretrained: Whether they are asked for.
+
+    Raises:
+        ConfigError: They are.
+    """
+    if pretrained:
+        raise ConfigError(f"{name} has no ImageNet weights: leave method.pretrained out, and teach it by distillation")
 
 
 def read_state(source: Path | str | Mapping[str, Tensor]) -> dict[str, Tensor]:

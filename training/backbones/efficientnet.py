@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from training.backbones.base import MAY_BE_MISSING, Trunk, read_state, spread_over_channels
+from training.backbones.base import MAY_BE_MISSING, Trunk, check_channels, read_state, spread_over_channels
+from training.backbones.blocks import InvertedResidual, conv_norm, initialise
 from training.checkpoint import load_exactly
-from training.errors import ConfigError, WeightsUnavailableError
+from training.errors import WeightsUnavailableError
 
 _STEM = 32
-_BN_EPS = 1e-3
-_BN_MOMENTUM = 0.01  # TensorFlow's decay of 0.99
 
 
 class _Stage(NamedTuple):
@@ -51,45 +49,6 @@ _PUBLISHED_STEM = {"_conv_stem": "stem.conv", "_bn0": "stem.norm"}
 _PUBLISHED_HEAD = ("_conv_head.", "_bn1.", "_fc.")
 
 
-def _conv_norm(
-    in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1, groups: int = 1, activation: bool = True
-) -> nn.Sequential:
-    """Convolution with TensorFlow's SAME padding, BatchNorm and, unless it is a projection, ReLU6.
-
-    For stride 2 and an even input, SAME pads k − 2 in total with the odd pixel at the bottom right. Sides divisible by
-    16 stay even down to the last stride, so that the padding is a constant and exports as one.
-    """
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    padding = (kernel - 1) // 2
-    if stride == 2:
-        before, after = (kernel - 2) // 2, (kernel - 1) // 2
-        layers["pad"] = nn.ZeroPad2d((before, after, before, after))
-        padding = 0
-    layers["conv"] = nn.Conv2d(
-        in_channels, out_channels, kernel, stride=stride, padding=padding, groups=groups, bias=False
-    )
-    layers["norm"] = nn.BatchNorm2d(out_channels, eps=_BN_EPS, momentum=_BN_MOMENTUM)
-    if activation:
-        layers["act"] = nn.ReLU6(inplace=True)
-    return nn.Sequential(layers)
-
-
-class _InvertedResidual(nn.Module):
-    """Expand 1×1, depthwise k×k, project 1×1; with a skip connection where the shapes allow it."""
-
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int, stride: int, expansion: int) -> None:
-        super().__init__()
-        hidden = in_channels * expansion
-        self.expand = _conv_norm(in_channels, hidden) if expansion != 1 else nn.Identity()
-        self.depthwise = _conv_norm(hidden, hidden, kernel=kernel, stride=stride, groups=hidden)
-        self.project = _conv_norm(hidden, out_channels, activation=False)
-        self.has_skip = stride == 1 and in_channels == out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.has_skip else y
-
-
 class EfficientNetLite0Trunk(Trunk):
     """EfficientNet-Lite0 from the stem to the last stage of stride 16: 112 channels.
 
@@ -110,16 +69,15 @@ class EfficientNetLite0Trunk(Trunk):
     input_std: ClassVar[tuple[float, float, float]] = (128 / 255, 128 / 255, 128 / 255)
 
     def __init__(self, in_channels: int = 3) -> None:
-        if in_channels < 1:
-            raise ConfigError(f"expected in_channels >= 1, got {in_channels}")
+        check_channels(in_channels)
         super().__init__(in_channels, _STAGES[-1].out_channels)
-        self.stem = _conv_norm(in_channels, _STEM, kernel=3, stride=2)
+        self.stem = conv_norm(in_channels, _STEM, kernel=3, stride=2)
         blocks: list[nn.Module] = []
         channels = _STEM
         for stage in _STAGES:
             for repeat in range(stage.repeats):
                 blocks.append(
-                    _InvertedResidual(
+                    InvertedResidual(
                         channels,
                         stage.out_channels,
                         kernel=stage.kernel,
@@ -129,14 +87,7 @@ class EfficientNetLite0Trunk(Trunk):
                 )
                 channels = stage.out_channels
         self.blocks = nn.Sequential(*blocks)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """He-normal over the fan-out, as the authors' code does; a depthwise filter counts as one channel."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, std=(2.0 / (fan_out / module.groups)) ** 0.5)
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) images to (N, 112, H/16, W/16) features.

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor, nn
 
-from training.backbones.base import Trunk
+from training.backbones.base import Trunk, refuse_pretrained
 from training.errors import ConfigError, StateMismatchError
 
 #: Channels and layers of the four stages of stride 2, by name; the numbers of parameters are those at inference.
@@ -242,6 +242,5 @@ def plain_trunk(size: str, *, pretrained: bool = False, in_channels: int = 3) ->
     """
     if size not in SIZES:
         raise ConfigError(f"expected one of {sorted(SIZES)}, got {size!r}")
-    if pretrained:
-        raise ConfigError(f"{size} has no ImageNet weights: leave method.pretrained out, and teach it by distillation")
+    refuse_pretrained(size, pretrained)
     return PlainTrunk(*SIZES[size], in_channels=in_channels, projected=PROJECTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import msgspec
 import numpy as np
@@ -57,7 +57,7 @@ from quantize.points import DEFAULT_POINT, check_point, fp32_point
 from quantize.publish import DEFAULT_TOLERANCE, check_names, hashes_of, publish, read_facts, read_golden
 from quantize.rounded import UNCALIBRATED, Rounded, load_calibrated, load_rounded, save_rounded, with_crop
 from quantize.students import ExportModel
-from training.data.manifest import data_folder
+from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet
 from training.errors import CheckpointError
 from training.evaluate import evaluate_sets, write_evaluation
@@ -261,9 +261,10 @@ def pack(
     depth: Annotated[
         Path | None, typer.Option(help="File for what a simulated depth camera sees of the same presentations, .npz.")
     ] = None,
+    split: Annotated[str, typer.Option(help="Identities: test to evaluate, train to calibrate.")] = "test",
 ) -> None:
-    """Make the evaluation pack of the regression tests, from portraits in the public domain."""
-    made = make_pack(data_folder(data), per_species, depth=depth is not None)
+    """Make the packs of the regression tests, from portraits in the public domain."""
+    made = make_pack(data_folder(data), per_species, depth=depth is not None, split=cast(Split, split))
     made.save(out, depth)
     for path in (out, depth):
         if path is not None:

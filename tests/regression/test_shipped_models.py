@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 from onnx import numpy_helper
 
 import fasedge
@@ -22,11 +21,9 @@ from fasedge.cards import FileCard, ModelCard, load_card, models_folder, verifie
 from fasedge.preprocess import InputSpec
 from fasedge.types import FloatArray, UInt8Array
 from quantize.export import Artefact
-from quantize.pack import EvaluationPack
 from quantize.parity import ArtefactParity, Limits, Presentations, artefact_scores, compare, excesses
+from tests.regression.packs import HERE, evaluation_pack, with_coarser_weights
 
-HERE = Path(__file__).parent
-PACK, DEPTH = HERE / "evaluation_pack.npz", HERE / "evaluation_depth.npz"
 MODELS = fasedge.list_models()
 
 
@@ -64,15 +61,10 @@ _BEYOND_AT_ITS_OWN_THRESHOLD = {
 
 
 @cache
-def pack() -> EvaluationPack:
-    return EvaluationPack.load(PACK, DEPTH)
-
-
-@cache
 def crops_of(model: str) -> UInt8Array:
     seen = card_of(model).inputs[0]
     spec = InputSpec(size_px=seen.size_px, crop_scale=seen.crop_scale)
-    return pack().pictures(spec, depth=len(card_of(model).inputs) > 1)
+    return evaluation_pack().pictures(spec, depth=len(card_of(model).inputs) > 1)
 
 
 def _file(model: str, engine: str, precision: str) -> FileCard:
@@ -97,7 +89,7 @@ def reference_of(model: str, output: str = "score") -> FloatArray:
 
 
 def presentations(model: str, output: str = "score") -> Presentations:
-    card, data = card_of(model), pack()
+    card, data = card_of(model), evaluation_pack()
     point = card.operating_point(precision="fp32", modalities=decisions_of(model)[output])
     return Presentations(crops_of(model), data.labels, data.species, point.threshold, output)
 
@@ -110,11 +102,14 @@ def judged(
 
 
 def test_the_pack_holds_what_it_says() -> None:
-    counts = {name: pack().species.count(name) for name in set(pack().species)}
+    counts = {name: evaluation_pack().species.count(name) for name in set(evaluation_pack().species)}
     assert counts == {"bona_fide": 800, "print": 200, "replay": 200, "mask": 200, "partial": 200}
-    assert pack().labels.sum() == 800
-    assert all((label == 1) == (name == "bona_fide") for label, name in zip(pack().labels, pack().species, strict=True))
-    assert len(pack().depths) == len(pack())
+    assert evaluation_pack().labels.sum() == 800
+    assert all(
+        (label == 1) == (name == "bona_fide")
+        for label, name in zip(evaluation_pack().labels, evaluation_pack().species, strict=True)
+    )
+    assert len(evaluation_pack().depths) == len(evaluation_pack())
 
 
 @pytest.mark.slow
@@ -200,20 +195,7 @@ def miscalibrated(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
 def misweighted(model: str, folder: Path) -> tuple[Artefact, FloatArray]:
     """A LiteRT file whose middle convolution has weights with steps of 1.5 times their size."""
     source = verified_model_path(models_folder() / model, _file(model, "litert", "int8"))
-    content = bytearray(source.read_bytes())
-    network = schema.Model.GetRootAs(content, 0)
-    graph = network.Subgraphs(0)
-    operators = [graph.Operators(i) for i in range(graph.OperatorsLength())]
-    weights = [
-        graph.Tensors(operator.Inputs(1))
-        for operator in operators
-        if network.OperatorCodes(operator.OpcodeIndex()).BuiltinCode() == schema.BuiltinOperator.CONV_2D
-    ]
-    rounded = [weight for weight in weights if weight.Type() == schema.TensorType.INT8]
-    steps = rounded[len(rounded) // 2].Quantization().ScaleAsNumpy()
-    steps *= np.float32(1.5)  # a view of the content
-    path = folder / "int8.tflite"
-    path.write_bytes(content)
+    path = with_coarser_weights(source, folder / "int8.tflite", 1.5)
     return _scored(model, Artefact("litert", "int8", path))
 
 

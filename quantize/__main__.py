@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import typer
@@ -26,7 +26,7 @@ from quantize.pictures import usable_part
 from quantize.rounded import load_calibrated
 from quantize.run_command import run
 from quantize.step_commands import calibrate, export, int8, latency, parity, publish_command, round_command
-from training.data.manifest import data_folder
+from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet
 from training.evaluate import evaluate_sets, write_evaluation
 from training.program import run_program
@@ -93,9 +93,10 @@ def pack(
     depth: Annotated[
         Path | None, typer.Option(help="File for what a simulated depth camera sees of the same presentations, .npz.")
     ] = None,
+    split: Annotated[str, typer.Option(help="Identities: test to evaluate, train to calibrate.")] = "test",
 ) -> None:
-    """Make the evaluation pack of the regression tests, from portraits in the public domain."""
-    made = make_pack(data_folder(data), per_species, depth=depth is not None)
+    """Make the packs of the regression tests, from portraits in the public domain."""
+    made = make_pack(data_folder(data), per_species, depth=depth is not None, split=cast(Split, split))
     made.save(out, depth)
     for path in (out, depth):
         if path is not None:

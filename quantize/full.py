@@ -181,6 +181,20 @@ def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UIn
     if not len(calibration):
         raise CalibrationDataError("a network is quantised on calibration pictures, got none")
     float_files = export_fp32(model, folder, size_px)
+    return float_files + quantize_full(float_files, folder, calibration)
+
+
+def quantize_full(float_files: Iterable[Artefact], folder: Path, calibration: UInt8Array) -> list[Artefact]:
+    """Write networks in INT8 from their FP32 files, each by its engine's own quantiser.
+
+    Args:
+        float_files: As :func:`quantize.export.export_fp32` wrote them.
+        folder: It exists; files of the same names are replaced.
+        calibration: Pictures of the train split, uint8 (n, S, S, C), at least one; LiteRT does not look at them.
+
+    Raises:
+        ConversionError: A quantiser refused a network.
+    """
     writers = {"openvino": _openvino, "onnxruntime": _onnxruntime, "litert": _litert}
     made = []
     for item in float_files:
@@ -194,7 +208,7 @@ def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UIn
             except Exception as error:  # quantisers raise whatever their passes raise
                 raise ConversionError(f"the quantiser of {item.engine} refused the network: {error}") from error
         made.append(target)
-    return float_files + complete(made)
+    return complete(made)
 
 
 def _openvino(source: Path, target: Path, calibration: UInt8Array) -> None:

@@ -1,7 +1,8 @@
 """The evaluation pack: pictures that lie in the repository, on which every published file is held to full precision.
 
 Simulated presentations of people whose portraits are in the public domain, in front of CC0 rooms, none of them in
-training. They are no measure of how good a model is; they show whether two files of a model answer alike.
+training. They are no measure of how good a model is; they show whether two files of a model answer alike. A smaller
+pack of people of the train split, made in the same way, is what networks are quantised on in the regression tests.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, UInt8Array
 from quantize.errors import CalibrationDataError
 from quantize.files import complete_file
-from training.data.manifest import FacePicture, read_manifest
+from training.data.manifest import FacePicture, Split, read_manifest
 from training.data.simulate import BONA_FIDE, SPECIES, Simulator
 from training.data.simulate.draws import Draws
 from training.data.simulate.mesh import build_meshes
@@ -172,21 +173,22 @@ def _parted(joined: NDArray[np.uint8], ends: NDArray[np.int64]) -> tuple[bytes, 
     return tuple(data[start:end] for start, end in zip([0, *stops[:-1]], stops, strict=True))
 
 
-def make_pack(data: Path, per_species: int = 200, *, depth: bool = False) -> EvaluationPack:
+def make_pack(data: Path, per_species: int = 200, *, depth: bool = False, split: Split = "test") -> EvaluationPack:
     """Simulate the pack: as many of each PAI species, and as many bona fide presentations as attacks.
 
     Args:
         data: Folder of the face pack.
         per_species: Attacks of each, at least 1.
         depth: With a depth camera.
+        split: Of whom; ``train`` for pictures that ranges are measured on.
 
     Raises:
-        DataError: The face pack lacks what is needed.
+        DataError: The face pack lacks what is needed, or there is no such split.
         CalibrationDataError: The quotas cannot be filled.
     """
     if per_species < 1:
         raise CalibrationDataError(f"the evaluation pack needs attacks of each species, asked for {per_species}")
-    people = [picture for picture in read_manifest(data, ["test"]) if picture.licence in _FREE]
+    people = [picture for picture in read_manifest(data, [split]) if picture.licence in _FREE]
     found = list(_presentations(data, people, per_species, depth=depth))
     return EvaluationPack(
         tuple(one.picture for one in found),

@@ -1,14 +1,14 @@
-"""The README's model tables, written from the model cards: ``python -m quantize.readme [--check]``.
+"""Model tables of README and documentation, written from the model cards: ``python -m quantize.readme [--check]``.
 
-Figures about models stand in their cards and nowhere else. This program copies them into the README between two
-markers, and a test compares both.
+Figures about models stand in their cards and nowhere else. This program copies them between two markers, a summary into
+the README and everything into ``docs/models.md``, and a test compares both.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
@@ -117,7 +117,7 @@ def _sources(card: ModelCard) -> str:
     table = _table(("portraits of", "from", "APCER, worst species", people, "BPCER", people), rows)
     return (
         f"`{card.default_operating_point}` in INT8 by the collection that the portraits come from. Intervals in "
-        "brackets take presentations as independent, those over people do not ([glossary](docs/glossary.md)). "
+        "brackets take presentations as independent, those over people do not ([glossary](glossary.md)). "
         "Of few presentations the worst species looks worse than it is.\n\n" + table
     )
 
@@ -171,13 +171,13 @@ def _latency_note(card: ModelCard) -> list[str]:
 
 
 def model_section(card: ModelCard) -> str:
-    """Everything the README says about one model, in Markdown without a final newline."""
+    """Everything the page says about one model, in Markdown without a final newline."""
     inputs = "; ".join(
         f"{i.modality} {i.size_px} x {i.size_px} px, crop {i.crop_scale:g} x the face box" for i in card.inputs
     )
     data = "; ".join(f"{d.name} ({d.licence}, {d.n_identities} identities)" for d in card.training_data)
     parts = [
-        f"### `{card.id}` {card.version}",
+        f"## `{card.id}` {card.version}",
         card.summary,
         f"Method: {card.source.method} ({card.source.paper}). Input: {inputs}. Licence: {card.licence}. "
         f"Trained on: {data or 'not stated'}.",
@@ -191,26 +191,65 @@ def model_section(card: ModelCard) -> str:
 
 
 def models_text(cards: Sequence[ModelCard]) -> str:
-    """The generated part of the README: what the cards say, or that there is none."""
+    """The generated part of the page: what the cards say, or that there is none."""
     return "\n\n".join(model_section(card) for card in cards) if cards else NO_MODELS
 
 
+def summary_text(cards: Sequence[ModelCard]) -> str:
+    """The generated part of the README: a table of all models at their default operating point in INT8."""
+    if not cards:
+        return NO_MODELS
+    rows = [row for card in cards for row in _summary(card)]
+    head = ("model", "sees", "at", "attacks missed, worst species", "people refused", "AUC, simulated")
+    return _table((*head, "AUC, real crops", "AUC, real clips", "size", "time"), rows)
+
+
+def _summary(card: ModelCard) -> Iterator[tuple[str, ...]]:
+    """One row for each score that decides."""
+    sizes = [item.bytes for item in card.files if item.precision == "int8"]
+    times = [record.median_ms for record in card.latency if record.precision == "int8"]
+    for p in card.operating_points:
+        if (p.name, p.precision) != (card.default_operating_point, "int8"):
+            continue
+        species, worst = _worst_species(p.apcer)
+        alone = len(p.modalities) == len(card.inputs)
+        seen = "+".join(p.modalities)
+        yield (
+            f"`{card.id}` {card.version}",
+            " + ".join(p.modalities),
+            f"`{p.name}`",
+            f"{100 * worst.value:.1f} % ({species})",
+            f"{100 * p.bpcer.value:.1f} %",
+            _auc(card, "simulated test set, int8", f", {seen} " if len(card.inputs) > 1 else ""),
+            _auc(card, "face crops, size 112b") if alone else "—",
+            _auc(card, "frames of clips, size 112b") if alone else "—",
+            f"{max(sizes) / 1000:,.0f} kB" if sizes else "—",
+            f"{min(times):.2f} ms" if times else "—",
+        )
+
+
+def _auc(card: ModelCard, *parts: str) -> str:
+    """Of the evaluation whose name holds all parts; pooled."""
+    found = [e for e in card.evaluation if all(part in e.dataset for part in parts)]
+    return f"{found[0].auc:.3f}" if found else "—"
+
+
 def replace_between_markers(readme: str, text: str) -> str:
-    """Put a text between the markers of the README.
+    """Put a text between the markers of a page.
 
     Args:
-        readme: Whole README.
+        readme: Whole page.
         text: What shall stand between the markers.
 
     Returns:
-        The new README; the same as the old one if the text stood there already.
+        The new page; the same as the old one if the text stood there already.
 
     Raises:
-        QuantizeError: The README does not have each marker once, in order.
+        QuantizeError: The page does not have each marker once, in order.
     """
     begin, end = readme.find(BEGIN), readme.find(END)
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or end < begin:
-        raise QuantizeError(f"the README needs one line {BEGIN} and, after it, one line {END}; put them back")
+        raise QuantizeError(f"the page needs one line {BEGIN} and, after it, one line {END}; put them back")
     return f"{readme[: begin + len(BEGIN)]}\n\n{text}\n\n{readme[end:]}"
 
 
@@ -225,28 +264,33 @@ def embedded_cards() -> tuple[ModelCard, ...]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the generated part of the README anew, or check it.
+    """Write the generated parts anew, or check them.
 
     Returns:
-        0 if the README agrees with the cards (now), 1 if ``--check`` found a difference, 3 on an error.
+        0 if README and page agree with the cards (now), 1 if ``--check`` found a difference, 3 on an error.
     """
-    parser = argparse.ArgumentParser(prog="python -m quantize.readme", description="README tables from model cards")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the README is out of date")
-    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="file to write (default: README.md)")
+    parser = argparse.ArgumentParser(prog="python -m quantize.readme", description="model tables from model cards")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a file is out of date")
+    parser.add_argument("--readme", type=Path, default=Path("README.md"), help="gets the summary (default: README.md)")
+    parser.add_argument(
+        "--page", type=Path, default=Path("docs/models.md"), help="gets everything (default: docs/models.md)"
+    )
     options = parser.parse_args(argv)
+    late = False
     try:
-        old = options.readme.read_text(encoding="utf-8")
-        new = replace_between_markers(old, models_text(embedded_cards()))
-        if options.check:
-            if old != new:
-                sys.stderr.write(f"{options.readme} is not what the model cards say: run python -m quantize.readme\n")
-            return int(old != new)
-        if old != new:
-            options.readme.write_text(new, encoding="utf-8")
+        cards = embedded_cards()
+        for path, text in ((options.readme, summary_text(cards)), (options.page, models_text(cards))):
+            old = path.read_text(encoding="utf-8")
+            new = replace_between_markers(old, text)
+            if old != new and options.check:
+                sys.stderr.write(f"{path} is not what the model cards say: run python -m quantize.readme\n")
+                late = True
+            elif old != new:
+                path.write_text(new, encoding="utf-8")
     except (FasEdgeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 3
-    return 0
+    return int(late)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ def text(repository: Path) -> str:
 
 
 def test_model_tables_are_those_of_the_cards(repository: Path) -> None:
-    assert readme.main(["--check", "--readme", str(repository / "README.md")]) == 0
+    files = ["--readme", str(repository / "README.md"), "--page", str(repository / "docs" / "models.md")]
+    assert readme.main(["--check", *files]) == 0
 
 
 def test_every_decision_and_reason_is_explained_and_no_other(text: str) -> None:
@@ -152,13 +153,26 @@ def test_missing_or_disordered_markers_are_an_error(broken: str) -> None:
 
 
 def test_check_changes_nothing_and_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "README.md"
-    path.write_text(f"{readme.BEGIN}\nout of date\n{readme.END}\n")
-    assert readme.main(["--check", "--readme", str(path)]) == 1
-    assert "out of date" in path.read_text()
-    assert "python -m quantize.readme" in capsys.readouterr().err
-    assert readme.main(["--readme", str(path)]) == 0
-    assert readme.main(["--check", "--readme", str(path)]) == 0
+    paths = [tmp_path / "README.md", tmp_path / "models.md"]
+    arguments = ["--readme", str(paths[0]), "--page", str(paths[1])]
+    for path in paths:
+        path.write_text(f"{readme.BEGIN}\nout of date\n{readme.END}\n")
+    assert readme.main(["--check", *arguments]) == 1
+    assert all("out of date" in path.read_text() for path in paths)
+    said = capsys.readouterr().err
+    assert all(f"{path} is not what the model cards say: run python -m quantize.readme" in said for path in paths)
+    assert readme.main(arguments) == 0
+    assert readme.main(["--check", *arguments]) == 0
+    paths[1].write_text(paths[1].read_text().replace("bpcer5", "bpcer6"))
+    assert readme.main(["--check", *arguments]) == 1
+
+
+def test_the_summary_has_a_row_for_each_score_that_decides() -> None:
+    one, both = fake_card(precisions=("fp32", "int8")), fake_card(depth=True, precisions=("fp32", "int8"))
+    rows = readme.summary_text([one, both]).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == ["rgb", "rgb + depth", "rgb"]
+    assert rows[0].startswith("| `fake-model` 0 | rgb | `bpcer5` | 5.0 % (print) | ")
+    assert readme.summary_text([]) == readme.NO_MODELS
 
 
 def test_a_missing_readme_is_an_error_not_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

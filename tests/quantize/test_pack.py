@@ -128,8 +128,10 @@ def test_only_people_whose_portraits_are_free_are_asked_for(monkeypatch: pytest.
     monkeypatch.setattr(pack_module, "build_tiles", tiles)
     with pytest.raises(InterruptedError):
         make_pack(tmp_path)
-    assert asked == ["public-domain", "CC0-1.0"]
-    assert splits == [["test"]]
+    with pytest.raises(InterruptedError):
+        make_pack(tmp_path, split="train")
+    assert splits == [["test"], ["train"]]
+    assert asked == 2 * ["public-domain", "CC0-1.0"]
     with pytest.raises(CalibrationDataError, match="asked for 0"):
         make_pack(tmp_path, 0)
 

@@ -125,7 +125,8 @@ def test_an_int8_file_keeps_the_limits_for_models_that_are_published(
 ) -> None:
     item = exported(name, engine, "int8")
     if known := _BEYOND.get((name, engine)):
-        request.applymarker(pytest.mark.xfail(reason=known[1], strict=True, raises=AssertionError))
+        # On which side a file falls that is this near depends on the processor; the next test holds all other limits.
+        request.applymarker(pytest.mark.xfail(reason=known[1], strict=False, raises=AssertionError))
     assert beyond(name, item) == ()
 
 

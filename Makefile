@@ -5,7 +5,7 @@
 #   make test     everything that must hold: tests, types, style, layers
 #   make lint     the quick part of it: style, types, layers
 #   make format   put the code into shape
-#   make readme   write the model table of the README anew
+#   make readme   write the model tables of README and docs/models.md anew
 #   make clean    remove environments and outputs
 #
 #   make test PYTHON=python3.12          another interpreter

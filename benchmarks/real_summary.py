@@ -37,7 +37,7 @@ def evaluation(rows: list[dict[str, str]], scores: dict[str, float], kind: str, 
     values = np.array([scores.get(r["file"], np.nan) for r in rows])
     responded = np.isfinite(values)
     sources = np.array([r["source"] for r in rows])
-    # Four clips from two sources carry no interval; the card then says 0 to 1.
+    # Four clips, each the only one of its source, carry no interval; the card then says 0 to 1.
     subjects = list(sources) if kind == "crop" else None
     report = metrics.evaluate(values, labels, subjects=subjects, split="real")
     by_source = {}

@@ -112,7 +112,8 @@ def _check_sum(name: str, whole: Rate, parts: Iterable[Rate], point: OperatingPo
 
 def _is_possible(rate: Rate) -> bool:
     spans: tuple[Rate | Span, ...] = (rate,) if rate.people is None else (rate, rate.people)
-    return all(_holds(span, rate.value) for span in spans) and 0 <= rate.value <= 1 and 0 <= rate.errors <= rate.n
+    counted = 0 <= rate.errors <= rate.n and rate.n > 0
+    return counted and 0 <= rate.value <= 1 and all(_holds(span, rate.value) for span in spans)
 
 
 def _holds(span: Rate | Span, value: float) -> bool:

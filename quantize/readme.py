@@ -218,14 +218,19 @@ def _summary(card: ModelCard) -> Iterator[tuple[str, ...]]:
             f"`{card.id}` {card.version}",
             " + ".join(p.modalities),
             f"`{p.name}`",
-            f"{100 * worst.value:.1f} % ({species})",
-            f"{100 * p.bpcer.value:.1f} %",
+            f"{_short(worst)} ({species})",
+            _short(p.bpcer),
             _auc(card, "simulated test set, int8", f", {seen} " if len(card.inputs) > 1 else ""),
             _auc(card, "face crops, size 112b") if alone else "—",
             _auc(card, "frames of clips, size 112b") if alone else "—",
             f"{max(sizes) / 1000:,.0f} kB" if sizes else "—",
             f"{min(times):.2f} ms" if times else "—",
         )
+
+
+def _short(rate: Rate) -> str:
+    """Without its basis; as :func:`format_rate`."""
+    return f"{100 * rate.value:.1f} %" if rate.errors else f"≤ {min(100.0, 300 / rate.n):.1f} %"
 
 
 def _auc(card: ModelCard, *parts: str) -> str:

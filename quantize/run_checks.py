@@ -25,7 +25,7 @@ METHODS = tuple(TEXTS)
 DEFAULT_STUDENTS: Mapping[str, Path] = {
     method: Path(__file__).parent / name
     for method, name in (
-        ("a-deeppixbis", "student.toml"),
+        ("a-deeppixbis", "a_deeppixbis.toml"),
         ("binary-trunk", "edge.toml"),
         ("rfmeta", "rfmeta.toml"),
         ("cmfl", "cmfl.toml"),

@@ -62,8 +62,8 @@ def test_models_say_what_depends_on_the_source_of_portraits(capsys: Capture) -> 
     known = msgspec.structs.replace(card, operating_points=points)
     services = replace(fake_services(), model_ids=lambda: ("fake-model",), load_card=lambda _: known)
     assert run(services, "models") == 0
-    missed, rejected = "attacks missed 0.0% (street) to 20.0% (lab)", "people rejected 5.0% (lab) to 25.0% (street)"
-    assert f"at bpcer5 (int8, rgb): {missed}, {rejected}." in capsys.readouterr().out
+    missed, rejected = "attacks missed 20.0% of 10 (mask, lab)", "people rejected 25.0% of 20 (street)"
+    assert f"Worst collection of portraits at bpcer5 (int8, rgb): {missed}, {rejected}." in capsys.readouterr().out
     assert run(services, "models", "--json") == 0
     ((document,),) = documents(capsys)
     point = document["operating_points"][0]

@@ -59,9 +59,9 @@ def _show(session: Session, card: ModelCard) -> None:
     session.say()
     for point in card.operating_points:
         by_default = (point.name, point.precision) == (card.default_operating_point, "int8")
-        if by_default and (ranges := _ranges_over_sources(point)):
+        if by_default and (worst := _worst_sources(point)):
             uses = f"{point.precision}, {'+'.join(point.modalities)}"
-            session.say(f"By the collection that portraits come from, at {point.name} ({uses}): {ranges}.")
+            session.say(f"Worst collection of portraits at {point.name} ({uses}): {worst}.")
             session.say()
     for limitation in card.limitations:
         session.say(f"Limitation: {limitation}")
@@ -81,17 +81,17 @@ def _point_cells(card: ModelCard, point: OperatingPoint) -> tuple[str, ...]:
     )
 
 
-def _ranges_over_sources(point: OperatingPoint) -> str:
-    """The best and the worst source of portraits; empty where nothing is known about sources."""
-    rates = {
-        "attacks missed": _apcer_max_by_source(point),
-        "people rejected": {source: rate.value for source, rate in point.bpcer_by_source.items()},
-    }
+def _worst_sources(point: OperatingPoint) -> str:
+    """The worst source of portraits, with its basis; empty where nothing is known about sources."""
+    attacks = [
+        (rate, f"{species}, {name}") for name, of in point.apcer_by_source.items() for species, rate in of.items()
+    ]
+    people = [(rate, name) for name, rate in point.bpcer_by_source.items()]
     parts = []
-    for words, of in rates.items():
-        if of:
-            best, worst = min(of, key=of.__getitem__), max(of, key=of.__getitem__)
-            parts.append(f"{words} {of[best]:.1%} ({best}) to {of[worst]:.1%} ({worst})")
+    for words, rates in (("attacks missed", attacks), ("people rejected", people)):
+        if rates:
+            worst, name = max(rates, key=lambda item: (item[0].value, item[0].high))
+            parts.append(f"{words} {worst.value:.1%} of {worst.n} ({name})")
     return ", ".join(parts)
 
 

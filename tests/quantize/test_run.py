@@ -312,7 +312,7 @@ def test_a_run_says_which_student_it_trains(workshop: Workshop, order: list[obje
     teacher = untrained_run(tmp_path / "t", "a-deeppixbis") / "best.safetensors"
     done, said = workshop.run("a-deeppixbis", *order, "--teacher", teacher)
     assert done == list(STEPS)
-    assert said[:2] == ["student: quantize/student.toml, 64 px, 1 face boxes", "distil"]
+    assert said[:2] == ["student: quantize/a_deeppixbis.toml, 64 px, 1 face boxes", "distil"]
 
 
 # What is refused, before anything is done.

@@ -18,7 +18,15 @@ import pytest
 from fasedge.cards import EngineName, Precision
 from quantize.export import Artefact
 from quantize.full import quantize_full
-from quantize.parity import Presentations, artefact_scores, compare, excesses, reference_scores
+from quantize.parity import (
+    ArtefactParity,
+    Limits,
+    Presentations,
+    artefact_scores,
+    compare,
+    excesses,
+    reference_scores,
+)
 from tests.regression.full_networks import (
     NETWORKS,
     checkpoint_of,
@@ -33,24 +41,25 @@ from tests.regression.packs import calibration_pack, evaluation_pack, with_coars
 from training.checkpoint import load_checkpoint
 
 ENGINES: tuple[EngineName, ...] = ("openvino", "litert", "onnxruntime")
-#: What trained networks really exceed: which limits, and by how much. Every other limit holds for these files too.
+#: What trained networks really exceed, and limits that hold them all the same: half as much again as was measured.
+#: Every other limit holds for these files too.
 _BEYOND = {
     ("cmfl", "openvino"): (
-        ("change of ACER",),
+        Limits(acer_points=0.47),
         "ACER falls by 0.3125 points for 0.3: a mask of 200 and a living person of 800, both rightly",
     ),
+    ("cmfl", "onnxruntime"): (Limits(acer_points=0.47), "as in OpenVINO"),
     ("rfmeta", "openvino"): (
-        ("decision flips", "change of ACER", "change of AUC"),
+        Limits(flips_percent=2.5, acer_points=0.66, auc=0.0032),
         "1.69 % of the decisions change for 0.5, ACER falls by 0.44 points for 0.3, AUC rises by 0.0021 for 0.002: "
         "6 % of the scores lie within 0.001 of the threshold",
     ),
     ("rfmeta", "onnxruntime"): (
-        ("decision flips", "change of ACER", "change of AUC"),
-        "2.13 % of the decisions change for 0.5, ACER falls by 1.19 points for 0.3, AUC rises by 0.0025 for 0.002: "
+        Limits(flips_percent=3.2, acer_points=1.8, auc=0.0038),
+        "2.12 % of the decisions change for 0.5, ACER falls by 1.19 points for 0.3, AUC rises by 0.0025 for 0.002: "
         "6 % of the scores lie within 0.001 of the threshold",
     ),
 }
-_BEYOND["cmfl", "onnxruntime"] = _BEYOND["cmfl", "openvino"]
 #: Largest difference of a score between an FP32 file and torch.
 _FP32 = 1e-4
 #: FP32 files have no limit that needs counting, so every tenth presentation is enough: each species is among them.
@@ -76,17 +85,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exporter:
 
 
 @cache
-def beyond(name: str, item: Artefact, every: int = 1, *, blue_first: bool = False) -> tuple[str, ...]:
-    """What of a file is beyond the limits, on the pack or some of it."""
+def judged(name: str, item: Artefact, every: int = 1, *, blue_first: bool = False) -> ArtefactParity:
+    """A file compared with torch, on the pack or some of it."""
     data, part = presentations(name), slice(None, None, every)
     crops = data.crops[part]
     some = Presentations(crops, data.labels[part], list(data.species)[part], data.threshold)
     seen = np.concatenate([crops[..., 2::-1], crops[..., 3:]], axis=3) if blue_first else crops
     scores = artefact_scores(item, seen, threads=1)
-    return tuple(excesses(compare(item, scores, reference_of(name)[part], some)))
+    return compare(item, scores, reference_of(name)[part], some)
 
 
-def test_the_calibration_pack_holds_what_it_says_and_no_picture_of_the_evaluation_pack() -> None:
+def test_the_calibration_pack_holds_what_it_says_and_no_file_of_the_evaluation_pack() -> None:
     pack = calibration_pack()
     counts = {name: pack.species.count(name) for name in set(pack.species)}
     assert counts == {"bona_fide": 32, "print": 8, "replay": 8, "mask": 8, "partial": 8}
@@ -127,24 +136,23 @@ def test_an_int8_file_keeps_the_limits_for_models_that_are_published(
     if known := _BEYOND.get((name, engine)):
         # On which side a file falls that is this near depends on the processor; the next test holds all other limits.
         request.applymarker(pytest.mark.xfail(reason=known[1], strict=False, raises=AssertionError))
-    assert beyond(name, item) == ()
+    assert excesses(judged(name, item)) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "engine"), FILES)
-def test_an_int8_file_is_beyond_no_limit_but_those_that_are_known(
+@pytest.mark.parametrize(("name", "engine"), _BEYOND)
+def test_an_int8_file_that_is_beyond_a_limit_is_not_far_beyond(
     exported: Exporter, name: str, engine: EngineName
 ) -> None:
-    known, _ = _BEYOND.get((name, engine), ((), ""))
-    found = beyond(name, exported(name, engine, "int8"))
-    assert [line for line in found if not any(limit in line for limit in known)] == []
+    limits, _ = _BEYOND[name, engine]
+    assert excesses(judged(name, exported(name, engine, "int8")), limits) == []
 
 
 # What the suite must not let pass. Each of these files loads and gives scores; sound ones stay far below that limit.
 
 
 def is_found(name: str, item: Artefact, *, blue_first: bool = False) -> bool:
-    return any("99th percentile" in line for line in beyond(name, item, _BROKEN_EVERY, blue_first=blue_first))
+    return any("99th percentile" in line for line in excesses(judged(name, item, _BROKEN_EVERY, blue_first=blue_first)))
 
 
 @pytest.mark.slow

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 import torch
 
 from tests.training.fixtures.domain_batches import distance, gradients
 from training.backbones import plain_trunk
 from training.build import LogitTask, build_task
+from training.checkpoint import save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
 from training.data.depth_targets import DepthTargets
 from training.errors import ConfigError
 from training.evaluation.maps import map_maker
+from training.evaluation.runs import load_run
 from training.evaluation.tables import named_scorer
 from training.inputs import GraphInput
 from training.meta_task import DomainTask
@@ -109,6 +114,13 @@ def test_a_run_reads_what_concerns_its_trunk_and_its_record_tells_where_the_weig
     torch.testing.assert_close(scores(batch)[name], task.score_batch(batch))
     _, maps = map_maker(task, SIDE_PX)
     assert maps(batch)["rgb"].shape == (2, SIDE_PX, SIDE_PX)
+
+
+def test_in_tables_of_results_it_has_a_name_of_its_own(tmp_path: Path) -> None:
+    task = build_task(config())
+    record = {"config": msgspec.to_builtins(config()), "epoch": 1}
+    save_checkpoint(tmp_path / "best.safetensors", task.module.state_dict(), record)
+    assert load_run(tmp_path, "best").record.method == "rfmeta on plain_xs"
 
 
 def test_a_teacher_on_a_trunk_offers_that_trunks_features() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from training.build import FITTED, build_fitted, build_task
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, load_exactly, restore
-from training.config import TrainConfig
+from training.config import MethodConfig, TrainConfig
 from training.data.titles import title_of
 from training.errors import CheckpointError, CheckpointNotFoundError, ConfigError
 from training.evaluation.document import RunRecord
@@ -170,6 +170,11 @@ def _people(record: Mapping[str, JsonValue]) -> frozenset[str]:
     return frozenset(str(one) for one in found) if isinstance(found, list) else frozenset()
 
 
+def _name_of(method: MethodConfig) -> str:
+    """What tables call a method; one on another trunk than its own says so."""
+    return f"{method.name} on {method.trunk}" if method.options.get("extractor") == "trunk" else method.name
+
+
 def _record(  # noqa: PLR0917 - private
     folder: Path,
     which: CheckpointName,
@@ -182,7 +187,7 @@ def _record(  # noqa: PLR0917 - private
         folder=str(folder),
         checkpoint=which,
         epoch=int(str(checkpoint.metadata.get("epoch", 0))),
-        method=config.method.name,
+        method=_name_of(config.method),
         profile=config.method.profile,
         width=config.method.width,
         seed=config.seed,

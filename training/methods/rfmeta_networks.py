@@ -2,7 +2,7 @@
 
 The published F starts from random weights and wants a large set and a GPU. With a trunk in its place M and D read that
 trunk's last map: colour alone (no HSV), no levels in between, a cell for every 16 pixels. The step stays the paper's,
-the network is not, so no figure of it stands in the paper's tables.
+the network is not: in tables of results it stands under a name of its own.
 
 Source: Shao et al., "Regularized Fine-grained Meta Face Anti-spoofing", AAAI 2020, supplementary material, table of
 layers.

@@ -112,6 +112,25 @@ def _teacher(path: Path, method: str) -> TrainConfig:
     return config
 
 
+def check_replaced(lessons: Lessons, folder: Path) -> None:
+    """Refuse to begin with the model that is replaced: once it is, the same command would begin with the student.
+
+    Args:
+        lessons: How the student is taught.
+        folder: Where it will be published.
+
+    Raises:
+        ConfigError: It is the folder of a model that the student begins with, or there is no model to start from.
+        ModelNotFoundError: There is no model to take colour from.
+        CardError: A model's card is malformed.
+    """
+    for name, model in lessons.models().items():
+        if folder.exists() and folder.samefile(model):
+            raise ConfigError(
+                f"--{name} {model}: a model cannot begin as the one that it replaces: copy its folder and name the copy"
+            )
+
+
 def check_sets(train: Sequence[Path], held_out: Sequence[SampleSet], method: str) -> None:
     """Refuse sets that a step would refuse after hours.
 

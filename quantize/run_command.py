@@ -53,7 +53,14 @@ from quantize.parity import PARITY_NAME
 from quantize.points import DEFAULT_POINT, check_point
 from quantize.publish import DEFAULT_TOLERANCE, check_names
 from quantize.rounded import with_crop
-from quantize.run_checks import DEFAULT_STUDENTS, METHODS, check_sets, student_to_be, trained_student
+from quantize.run_checks import (
+    DEFAULT_STUDENTS,
+    METHODS,
+    check_replaced,
+    check_sets,
+    student_to_be,
+    trained_student,
+)
 from quantize.step_commands import calibrate, export, int8, latency, parity, publish_command, round_command
 from quantize.steps import STEPS_NAME, Steps, set_sha256
 from training.config import TrainConfig
@@ -119,6 +126,8 @@ def run(
     _check_begin(method, checkpoint, student, lessons, len(train))
     check_point(default_point)
     check_names(model_id, version)
+    models = models or models_folder()
+    check_replaced(lessons, models / model_id)
     loaded = held_out(dev, test)
     config = student_to_be(method, student, lessons) if checkpoint is None else trained_student(checkpoint, method)
     check_sets(train, list(loaded.values()), config.method.name)
@@ -136,7 +145,7 @@ def run(
         dev=dev,
         test=test,
         data=faces,
-        models=models or models_folder(),
+        models=models,
         model_id=model_id,
         sets={path: set_sha256(path) for path in dict.fromkeys((*train, dev, test))},
     )
@@ -232,7 +241,7 @@ class _Making:
         folder = self.out / STUDENT
         inputs = {
             "student": hashlib.sha256(msgspec.json.encode(config.learnt())).hexdigest(),
-            **lessons.recorded(self.model_id),
+            **lessons.recorded(),
             "train": ", ".join(self.sets[path] for path in self.train),
             "dev": self.sets[self.dev],
         }

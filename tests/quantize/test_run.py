@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 
 import msgspec
 import pytest
 import torch
 
-from fasedge.cards import find_model, load_card, sha256_of
+from fasedge.cards import find_model, load_card, models_folder, sha256_of
 from fasedge.selftest import run_selftest
 from quantize import run_command
 from quantize.__main__ import main
@@ -281,11 +282,14 @@ def test_other_comments_in_the_configuration_or_another_machine_are_the_same_les
     assert workshop.run(*asked)[0] == []
 
 
-def test_a_model_that_the_student_replaces_is_the_same_to_begin_with_after_it_was_replaced() -> None:
+def test_a_model_that_the_student_begins_with_is_another_one_when_its_weights_are(tmp_path: Path) -> None:
     sha256 = load_card(find_model("edge-rgb")).file("onnxruntime", "fp32").sha256
-    for lessons, name in ((Lessons(begin="edge-rgb"), "from"), (Lessons(colour="edge-rgb"), "colour")):
-        assert lessons.recorded("edge-rgb")[name] == "edge-rgb"
-        assert lessons.recorded("another")[name] == sha256
+    copied = copytree(find_model("edge-rgb"), tmp_path / "edge-rgb")
+    for lessons, name in ((Lessons(begin="edge-rgb"), "from"), (Lessons(colour=str(copied)), "colour")):
+        assert lessons.recorded()[name] == sha256
+    card = copied / "card.json"
+    card.write_text(card.read_text().replace(sha256, "0" * 64))
+    assert Lessons(begin=str(copied)).recorded()["from"] == "0" * 64
 
 
 def test_a_student_that_has_learnt_is_not_taught(workshop: Workshop, order: list[object], tmp_path: Path) -> None:
@@ -368,6 +372,20 @@ def test_a_command_line_says_once_what_is_begun_with(refused: Callable[..., str]
     assert "no students of 'deeppixbis'" in refused("deeppixbis", "--teacher", student, code=2)
     assert "--start needs --teacher" in refused("binary-trunk", "--start", code=2)
     assert "--colour is for students of cmfl" in refused("binary-trunk", "--colour", "edge-rgb", code=2)
+
+
+def test_a_model_does_not_begin_as_the_one_that_it_replaces(
+    refused: Callable[..., str], workshop: Workshop, order: list[object], tmp_path: Path
+) -> None:
+    copied = copytree(find_model("edge-rgb"), tmp_path / "models" / "tiny")  # what `order` will replace
+    said = "a model cannot begin as the one that it replaces: copy its folder and name the copy"
+    assert said in refused("binary-trunk", "--from", copied)
+    assert said in refused("cmfl", "--colour", copied)
+    assert said in refused("binary-trunk", "--from", "edge-rgb", "--id", "edge-rgb", "--models", models_folder())
+    copytree(copied, tmp_path / "before")
+    asked = ["binary-trunk", *order, "--from", tmp_path / "before"]
+    assert workshop.run(*asked)[0] == list(STEPS)
+    assert workshop.run(*asked)[0] == []
 
 
 def test_sets_and_files_that_a_late_step_would_refuse_are_refused_at_once(

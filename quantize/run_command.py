@@ -164,10 +164,11 @@ def _check_begin(method: str | None, checkpoint: Path | None, student: Path | No
     """Refuse a command line that says twice, or not at all, what is to be begun with."""
     if method not in (None, *METHODS):
         raise typer.BadParameter(f"there are no students of {method!r}; there are of {', '.join(METHODS)}")
-    if checkpoint is None and student is None and (method is None or lessons == Lessons()):
+    named = lessons.teachers or lessons.begin is not None or lessons.colour is not None
+    if checkpoint is None and student is None and (method is None or not named):
         raise typer.BadParameter(
-            "what to begin with? METHOD and --teacher for a network of full size, --checkpoint for a student of one, "
-            "--student for one that is to learn without a teacher"
+            "what to begin with? METHOD and --teacher for a network of full size, METHOD and --from or --colour for a "
+            "model, --checkpoint for a student, --student for one that is to learn without a teacher"
         )
     if checkpoint is not None and (student is not None or lessons != Lessons() or n > 1):
         raise typer.BadParameter(

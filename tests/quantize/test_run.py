@@ -365,12 +365,13 @@ def test_a_rounded_student_is_not_rounded_again(refused: Callable[..., str], tmp
 
 def test_a_command_line_says_once_what_is_begun_with(refused: Callable[..., str], tmp_path: Path) -> None:
     student, file = student_of(tmp_path / "s"), DEFAULT_STUDENTS["binary-trunk"]
-    for nothing in ([], ["binary-trunk"], ["--teacher", student]):
+    how = (["--alpha", 0.25], ["--mixup", 0.4], ["--steady", 0.4], ["--start"])
+    for nothing in ([], ["binary-trunk"], ["--teacher", student], *(["binary-trunk", *more] for more in how)):
         assert "what to begin with?" in refused(*nothing, code=2)
     for twice in (["--teacher", student], ["--student", file], ["--alpha", 0.25], ["--train", tmp_path / "train"]):
         assert "has learnt already" in refused("--checkpoint", student, *twice, code=2)
     assert "no students of 'deeppixbis'" in refused("deeppixbis", "--teacher", student, code=2)
-    assert "--start needs --teacher" in refused("binary-trunk", "--start", code=2)
+    assert "--start needs --teacher" in refused("--student", file, "--start", code=2)
     assert "--colour is for students of cmfl" in refused("binary-trunk", "--colour", "edge-rgb", code=2)
 
 

@@ -50,12 +50,15 @@ from quantize.options import (
     VersionOption,
 )
 from quantize.parity import PARITY_NAME
+from quantize.pictures import usable_part
 from quantize.points import DEFAULT_POINT, check_point
 from quantize.publish import DEFAULT_TOLERANCE, check_names
+from quantize.rgbd import METHOD
 from quantize.rounded import with_crop
 from quantize.run_checks import (
     DEFAULT_STUDENTS,
     METHODS,
+    check_leading,
     check_replaced,
     check_sets,
     student_to_be,
@@ -130,11 +133,13 @@ def run(
     check_replaced(lessons, models / model_id)
     loaded = held_out(dev, test)
     config = student_to_be(method, student, lessons) if checkpoint is None else trained_student(checkpoint, method)
-    check_sets(train, list(loaded.values()), config.method.name)
+    check_sets(train, loaded, config.method.name, lessons)
+    if leading_float is not None:
+        check_leading(config, leading_float)
     seen = with_crop(config, crop_scale).input.crop_scale
     read_evaluations(evaluation or [])
     faces = data_folder(data)
-    golden_indices(loaded["test"], picture_licences(faces))
+    golden_indices(usable_part(loaded["test"], depth=config.method.name == METHOD), picture_licences(faces))
     if checkpoint is None and student is None:
         name, crop = DEFAULT_STUDENTS[config.method.name].name, config.input
         _CONSOLE.print(f"student: quantize/{name}, {crop.size_px} px, {crop.crop_scale:g} face boxes")

@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import copytree
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -22,12 +23,13 @@ from quantize.facts import golden_indices
 from quantize.run_checks import DEFAULT_STUDENTS
 from quantize.students import new_student
 from tests.quantize.test_rgbd import teacher_file
-from tests.training.fixtures.evaluation_sets import untrained_run, write_set
+from tests.training.fixtures.evaluation_sets import drawn_set, untrained_run, write_set
 from tests.training.fixtures.face_pack import write_face_pack
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
+from training.data.samples import SampleSet
 
 #: A student that learns the colours of the toy sets in seconds, for teachers of 64 px and one face box.
 STUDENT = """
@@ -398,5 +400,34 @@ def test_sets_and_files_that_a_late_step_would_refuse_are_refused_at_once(
     assert "no list of evaluations" in refused(*student, "--evaluation", tmp_path / "none.json")
     assert "holds no manifest.csv" in refused(*student, "--data", tmp_path / "train")
     assert "crop_scale must lie in" in refused(*student, "--crop-scale", -1)
+    for begun in (student, file):
+        assert "leaves no convolution in INT8" in refused(*begun, "--leading-float", 999)
+    deep = teacher_file(tmp_path / "d")
+    assert "teachers of cmfl look at depth, but a sample set has none" in refused("binary-trunk", "--teacher", deep)
     monkeypatch.setattr(run_command, "golden_indices", golden_indices)
     assert "golden vectors need 12 samples" in refused(*student)
+
+
+def test_teachers_of_depth_look_at_the_sets_of_the_distillation_alone(
+    refused: Callable[..., str], workshop: Workshop, order: list[object], tmp_path: Path
+) -> None:
+    asked = ["binary-trunk", *order, "--teacher", teacher_file(tmp_path / "d")]
+    write_set(tmp_path / "train", drawn_set("train", depth=True, origin=""))
+    assert "a sample set has none" in refused(*asked)
+    write_set(tmp_path / "dev", drawn_set("dev", depth=True, origin=""))
+    assert workshop.run(*asked)[0] == list(STEPS)
+
+
+def test_golden_pictures_are_looked_for_where_the_facts_choose_them(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SETS:
+        write_set(tmp_path / name, drawn_set(name, depth=True, origin=""))
+    blind = np.load(tmp_path / "test" / "depth.npy")
+    blind[10:] = 0
+    np.save(tmp_path / "test" / "depth.npy", blind)
+    licences = {row.picture: "public-domain" for row in drawn_set("test").table}
+    monkeypatch.setattr(run_command, "golden_indices", golden_indices)
+    monkeypatch.setattr(run_command, "picture_licences", lambda _: licences)
+    assert len(golden_indices(SampleSet.load(tmp_path / "test"), licences)) == 12
+    assert "golden vectors need 12 samples" in refused("cmfl", "--teacher", teacher_file(tmp_path / "d"))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 
 import msgspec
 import numpy as np
@@ -276,6 +276,22 @@ def test_a_distillation_of_other_lessons_is_kept_beside_the_new_one(
     assert (out / "student.2" / "best.safetensors").read_text() == "damaged"
 
 
+def test_what_there_is_no_record_of_is_kept_beside_what_is_made_anew(
+    workshop: Workshop, asked: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for kill in ("", "distil"):
+        workshop.run(*asked, "--alpha", 0.25, kill=kill)
+        before = (out / "student" / "best.safetensors").read_text()
+        (out / "steps.json").write_text("{")
+        done, said = workshop.run(*asked)
+        assert done == list(STEPS)
+        assert said[0].endswith("every step is done again")
+        assert said[1] == "distil: done again, there is no record of it"
+        assert (out / "student.1" / "best.safetensors").read_text() == before
+        rmtree(out)
+
+
 def test_other_comments_in_the_configuration_or_another_machine_are_the_same_lessons(
     workshop: Workshop, asked: list[object], tmp_path: Path
 ) -> None:
@@ -304,9 +320,10 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(
     workshop: Workshop, asked: list[object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    workshop.run(*asked, kill="distil")
     names = ("fp32", "int8", "facts", "golden", "parity", "latency", "calibration", "steps")
-    for name in (*(f".{stem}-a1_b2c3d" for stem in names), ".own-settings", "student"):
-        (out / name).mkdir(parents=True)
+    for name in (*(f".{stem}-a1_b2c3d" for stem in names), ".own-settings"):
+        (out / name).mkdir()
     for name in (".rounded.safetensors.12ab34cd.part", "student/.last.safetensors.12ab34cd.part"):
         (out / name).touch()
     workshop.run(*asked, kill="round")

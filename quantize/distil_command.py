@@ -67,12 +67,23 @@ class Lessons:
     begin: str | None = None
     colour: str | None = None
 
-    def recorded(self, replaced: str = "") -> dict[str, str]:
-        """In words, files and models by their SHA-256: lessons that differ teach something else.
+    def models(self) -> dict[str, Path]:
+        """Folders of the published models that the student begins with, by what they are named for: from, colour.
 
-        Args:
-            replaced: Id of a model that will be replaced by the student. It stands for itself, by its name: once the
-                student has been published the lessons are still the same.
+        Raises:
+            ConfigError: There is neither a checkpoint nor a model of that name to start from.
+            ModelNotFoundError: There is no model of that name to take colour from.
+            CardError: A model's card is malformed.
+        """
+        found = {}
+        if self.begin is not None and not Path(self.begin).is_file():
+            found["from"] = _model_to_begin_with(self.begin)
+        if self.colour is not None:
+            found["colour"] = find_model(self.colour)
+        return found
+
+    def recorded(self) -> dict[str, str]:
+        """In words, files and models by their SHA-256: lessons that differ teach something else.
 
         Raises:
             ConfigError: There is no student of that name to start from.
@@ -82,19 +93,10 @@ class Lessons:
         said = {"teachers": ", ".join(map(sha256_of, self.teachers)), "imitation": str(self.how)}
         if self.start:
             said["start"] = "from the first teacher"
-        if self.begin is not None:
-            if (path := Path(self.begin)).is_file():
-                said["from"] = sha256_of(path)
-            else:
-                said["from"] = _told_model(_model_to_begin_with(self.begin), replaced)
-        if self.colour is not None:
-            said["colour"] = _told_model(find_model(self.colour), replaced)
-        return said
-
-
-def _told_model(folder: Path, replaced: str) -> str:
-    card = load_card(folder)
-    return card.id if card.id == replaced else card.file("onnxruntime", "fp32").sha256
+        if self.begin is not None and (path := Path(self.begin)).is_file():
+            said["from"] = sha256_of(path)
+        models = self.models().items()
+        return said | {name: load_card(folder).file("onnxruntime", "fp32").sha256 for name, folder in models}
 
 
 def distil(

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
+import torch
 
-from quantize.distil_command import Lessons, check_lessons
+from quantize.distil_command import Lessons, check_lessons, see_depth
 from quantize.errors import CalibrationDataError, CheckpointMismatchError
-from quantize.export import is_rounded, is_student
+from quantize.export import empty_student, is_rounded, is_student
 from quantize.facts import TEXTS
 from quantize.rgbd import METHOD
+from quantize.rounded import UNCALIBRATED
+from quantize.step_commands import leading
 from quantize.students import STUDENTS, PixelLogitStudent
 from training.checkpoint import load_checkpoint
 from training.config import TrainConfig, load_config
@@ -112,24 +115,61 @@ def _teacher(path: Path, method: str) -> TrainConfig:
     return config
 
 
-def check_sets(train: Sequence[Path], held_out: Sequence[SampleSet], method: str) -> None:
+def check_replaced(lessons: Lessons, folder: Path) -> None:
+    """Refuse to begin with the model that is replaced: once it is, the same command would begin with the student.
+
+    Args:
+        lessons: How the student is taught.
+        folder: Where it will be published.
+
+    Raises:
+        ConfigError: It is the folder of a model that the student begins with, or there is no model to start from.
+        ModelNotFoundError: There is no model to take colour from.
+        CardError: A model's card is malformed.
+    """
+    for name, model in lessons.models().items():
+        if folder.exists() and folder.samefile(model):
+            raise ConfigError(
+                f"--{name} {model}: a model cannot begin as the one that it replaces: copy its folder and name the copy"
+            )
+
+
+def check_leading(config: TrainConfig, n: int) -> None:
+    """Refuse a number of convolutions in float that would leave a student none in INT8.
+
+    Raises:
+        ConversionError: It would.
+        CheckpointMismatchError: There is no student of that configuration.
+    """
+    with torch.random.fork_rng(devices=[]):  # the weights do not matter
+        student = empty_student(config)
+    leading(student.exported(UNCALIBRATED, config.input.normalisation()), n)
+
+
+def check_sets(train: Sequence[Path], held_out: Mapping[str, SampleSet], method: str, lessons: Lessons) -> None:
     """Refuse sets that a step would refuse after hours.
 
     Args:
         train: Sets for training and rounding.
-        held_out: Sets for calibration and figures.
+        held_out: Sets for calibration and figures, by their split.
         method: What the student is one of.
+        lessons: How it is taught.
 
     Raises:
-        CalibrationDataError: A set for training is of another split, or a network of colour and depth would look at a
-            set without depth.
+        CalibrationDataError: A set for training is of another split, or a network of colour and depth, the student or
+            a teacher, would look at a set without depth.
         DataError: A set is missing or malformed.
+        CheckpointError: The first teacher is missing or damaged, or carries no configuration.
     """
     sets = [SampleSet.load(path) for path in train]
     for path, samples in zip(train, sets, strict=True):
         if samples.info.split != "train":
             raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {path}")
-    if method == METHOD and not all(samples.has_depth for samples in (*sets, *held_out)):
-        raise CalibrationDataError(
-            f"students of {METHOD} look at depth, but a sample set has none; make it with --depth"
-        )
+    if method == METHOD:
+        looks, seen = f"students of {METHOD} look", [*sets, *held_out.values()]
+    elif see_depth(lessons.teachers):
+        looks, seen = f"teachers of {METHOD} look", [*sets, held_out["dev"]]  # the student is tested on colour alone
+    else:
+        return
+    if not all(samples.has_depth for samples in seen):
+        raise CalibrationDataError(f"{looks} at depth, but a sample set has none; make it with --depth")

@@ -50,10 +50,20 @@ from quantize.options import (
     VersionOption,
 )
 from quantize.parity import PARITY_NAME
+from quantize.pictures import usable_part
 from quantize.points import DEFAULT_POINT, check_point
 from quantize.publish import DEFAULT_TOLERANCE, check_names
+from quantize.rgbd import METHOD
 from quantize.rounded import with_crop
-from quantize.run_checks import DEFAULT_STUDENTS, METHODS, check_sets, student_to_be, trained_student
+from quantize.run_checks import (
+    DEFAULT_STUDENTS,
+    METHODS,
+    check_leading,
+    check_replaced,
+    check_sets,
+    student_to_be,
+    trained_student,
+)
 from quantize.step_commands import calibrate, export, int8, latency, parity, publish_command, round_command
 from quantize.steps import STEPS_NAME, Steps, set_sha256
 from training.config import TrainConfig
@@ -119,13 +129,17 @@ def run(
     _check_begin(method, checkpoint, student, lessons, len(train))
     check_point(default_point)
     check_names(model_id, version)
+    models = models or models_folder()
+    check_replaced(lessons, models / model_id)
     loaded = held_out(dev, test)
     config = student_to_be(method, student, lessons) if checkpoint is None else trained_student(checkpoint, method)
-    check_sets(train, list(loaded.values()), config.method.name)
+    check_sets(train, loaded, config.method.name, lessons)
+    if leading_float is not None:
+        check_leading(config, leading_float)
     seen = with_crop(config, crop_scale).input.crop_scale
     read_evaluations(evaluation or [])
     faces = data_folder(data)
-    golden_indices(loaded["test"], picture_licences(faces))
+    golden_indices(usable_part(loaded["test"], depth=config.method.name == METHOD), picture_licences(faces))
     if checkpoint is None and student is None:
         name, crop = DEFAULT_STUDENTS[config.method.name].name, config.input
         _CONSOLE.print(f"student: quantize/{name}, {crop.size_px} px, {crop.crop_scale:g} face boxes")
@@ -136,7 +150,7 @@ def run(
         dev=dev,
         test=test,
         data=faces,
-        models=models or models_folder(),
+        models=models,
         model_id=model_id,
         sets={path: set_sha256(path) for path in dict.fromkeys((*train, dev, test))},
     )
@@ -155,10 +169,11 @@ def _check_begin(method: str | None, checkpoint: Path | None, student: Path | No
     """Refuse a command line that says twice, or not at all, what is to be begun with."""
     if method not in (None, *METHODS):
         raise typer.BadParameter(f"there are no students of {method!r}; there are of {', '.join(METHODS)}")
-    if checkpoint is None and student is None and (method is None or lessons == Lessons()):
+    named = lessons.teachers or lessons.begin is not None or lessons.colour is not None
+    if checkpoint is None and student is None and (method is None or not named):
         raise typer.BadParameter(
-            "what to begin with? METHOD and --teacher for a network of full size, --checkpoint for a student of one, "
-            "--student for one that is to learn without a teacher"
+            "what to begin with? METHOD and --teacher for a network of full size, METHOD and --from or --colour for a "
+            "model, --checkpoint for a student, --student for one that is to learn without a teacher"
         )
     if checkpoint is not None and (student is not None or lessons != Lessons() or n > 1):
         raise typer.BadParameter(
@@ -232,7 +247,7 @@ class _Making:
         folder = self.out / STUDENT
         inputs = {
             "student": hashlib.sha256(msgspec.json.encode(config.learnt())).hexdigest(),
-            **lessons.recorded(self.model_id),
+            **lessons.recorded(),
             "train": ", ".join(self.sets[path] for path in self.train),
             "dev": self.sets[self.dev],
         }

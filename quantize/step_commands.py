@@ -123,13 +123,17 @@ def int8(
     depth = rounded.grid.sees_depth
     sample = pictures(usable_part(SampleSet.load(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
-    grid = release(rounded.grid, _leading(rounded.grid, start))
+    grid = release(rounded.grid, leading(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):
         console.print(f"{item.name:20s} {item.bytes:>10,} bytes")
 
 
-def _leading(model: ExportModel, n: int) -> list[str]:
-    """Names of the leading convolutions, some of which at least stay in INT8."""
+def leading(model: ExportModel, n: int) -> list[str]:
+    """Names of the leading convolutions behind each input, that are to stay in float.
+
+    Raises:
+        ConversionError: None would be left to compute in INT8.
+    """
     names, total = conv_names(model, n), len(conv_names(model))
     if len(names) == total:
         most = max(k for k in range(min(n, total)) if len(conv_names(model, k)) < total)

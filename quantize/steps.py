@@ -65,12 +65,15 @@ class Steps:
             inputs: See :class:`StepRecord`.
             outputs: Files and folders that it writes.
             work: Does it.
-            give_way: Called before a step is done anew of which there is something already, finished or not, that was
-                made from other inputs or is damaged.
+            give_way: Called before a step is done anew of which there may be something already, finished or not, that
+                was made from other inputs, is damaged, or that there is no record of.
         """
         before, now = self._known.get(name), dict(inputs)
         if before is None:
-            self._say(name)
+            unknown = give_way is not None and any(path.exists() for path in outputs)
+            self._say(f"{name}: done again, there is no record of it" if unknown else name)
+            if give_way is not None:
+                give_way()
         elif why := _why_anew(before, now, outputs):
             self._say(f"{name}: done again, {why}")
             if give_way is not None:

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
-from fasedge.cards import find_model, load_card, sha256_of
+from fasedge.cards import find_model, load_card, models_folder, sha256_of
 from fasedge.selftest import run_selftest
 from quantize import run_command
 from quantize.__main__ import main
@@ -21,12 +23,13 @@ from quantize.facts import golden_indices
 from quantize.run_checks import DEFAULT_STUDENTS
 from quantize.students import new_student
 from tests.quantize.test_rgbd import teacher_file
-from tests.training.fixtures.evaluation_sets import untrained_run, write_set
+from tests.training.fixtures.evaluation_sets import drawn_set, untrained_run, write_set
 from tests.training.fixtures.face_pack import write_face_pack
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig
+from training.data.samples import SampleSet
 
 #: A student that learns the colours of the toy sets in seconds, for teachers of 64 px and one face box.
 STUDENT = """
@@ -273,6 +276,22 @@ def test_a_distillation_of_other_lessons_is_kept_beside_the_new_one(
     assert (out / "student.2" / "best.safetensors").read_text() == "damaged"
 
 
+def test_what_there_is_no_record_of_is_kept_beside_what_is_made_anew(
+    workshop: Workshop, asked: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for kill in ("", "distil"):
+        workshop.run(*asked, "--alpha", 0.25, kill=kill)
+        before = (out / "student" / "best.safetensors").read_text()
+        (out / "steps.json").write_text("{")
+        done, said = workshop.run(*asked)
+        assert done == list(STEPS)
+        assert said[0].endswith("every step is done again")
+        assert said[1] == "distil: done again, there is no record of it"
+        assert (out / "student.1" / "best.safetensors").read_text() == before
+        rmtree(out)
+
+
 def test_other_comments_in_the_configuration_or_another_machine_are_the_same_lessons(
     workshop: Workshop, asked: list[object], tmp_path: Path
 ) -> None:
@@ -281,11 +300,14 @@ def test_other_comments_in_the_configuration_or_another_machine_are_the_same_les
     assert workshop.run(*asked)[0] == []
 
 
-def test_a_model_that_the_student_replaces_is_the_same_to_begin_with_after_it_was_replaced() -> None:
+def test_a_model_that_the_student_begins_with_is_another_one_when_its_weights_are(tmp_path: Path) -> None:
     sha256 = load_card(find_model("edge-rgb")).file("onnxruntime", "fp32").sha256
-    for lessons, name in ((Lessons(begin="edge-rgb"), "from"), (Lessons(colour="edge-rgb"), "colour")):
-        assert lessons.recorded("edge-rgb")[name] == "edge-rgb"
-        assert lessons.recorded("another")[name] == sha256
+    copied = copytree(find_model("edge-rgb"), tmp_path / "edge-rgb")
+    for lessons, name in ((Lessons(begin="edge-rgb"), "from"), (Lessons(colour=str(copied)), "colour")):
+        assert lessons.recorded()[name] == sha256
+    card = copied / "card.json"
+    card.write_text(card.read_text().replace(sha256, "0" * 64))
+    assert Lessons(begin=str(copied)).recorded()["from"] == "0" * 64
 
 
 def test_a_student_that_has_learnt_is_not_taught(workshop: Workshop, order: list[object], tmp_path: Path) -> None:
@@ -298,9 +320,10 @@ def test_what_a_killed_run_left_is_removed_and_nothing_else(
     workshop: Workshop, asked: list[object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
+    workshop.run(*asked, kill="distil")
     names = ("fp32", "int8", "facts", "golden", "parity", "latency", "calibration", "steps")
-    for name in (*(f".{stem}-a1_b2c3d" for stem in names), ".own-settings", "student"):
-        (out / name).mkdir(parents=True)
+    for name in (*(f".{stem}-a1_b2c3d" for stem in names), ".own-settings"):
+        (out / name).mkdir()
     for name in (".rounded.safetensors.12ab34cd.part", "student/.last.safetensors.12ab34cd.part"):
         (out / name).touch()
     workshop.run(*asked, kill="round")
@@ -361,13 +384,28 @@ def test_a_rounded_student_is_not_rounded_again(refused: Callable[..., str], tmp
 
 def test_a_command_line_says_once_what_is_begun_with(refused: Callable[..., str], tmp_path: Path) -> None:
     student, file = student_of(tmp_path / "s"), DEFAULT_STUDENTS["binary-trunk"]
-    for nothing in ([], ["binary-trunk"], ["--teacher", student]):
+    how = (["--alpha", 0.25], ["--mixup", 0.4], ["--steady", 0.4], ["--start"])
+    for nothing in ([], ["binary-trunk"], ["--teacher", student], *(["binary-trunk", *more] for more in how)):
         assert "what to begin with?" in refused(*nothing, code=2)
     for twice in (["--teacher", student], ["--student", file], ["--alpha", 0.25], ["--train", tmp_path / "train"]):
         assert "has learnt already" in refused("--checkpoint", student, *twice, code=2)
     assert "no students of 'deeppixbis'" in refused("deeppixbis", "--teacher", student, code=2)
-    assert "--start needs --teacher" in refused("binary-trunk", "--start", code=2)
+    assert "--start needs --teacher" in refused("--student", file, "--start", code=2)
     assert "--colour is for students of cmfl" in refused("binary-trunk", "--colour", "edge-rgb", code=2)
+
+
+def test_a_model_does_not_begin_as_the_one_that_it_replaces(
+    refused: Callable[..., str], workshop: Workshop, order: list[object], tmp_path: Path
+) -> None:
+    copied = copytree(find_model("edge-rgb"), tmp_path / "models" / "tiny")  # what `order` will replace
+    said = "a model cannot begin as the one that it replaces: copy its folder and name the copy"
+    assert said in refused("binary-trunk", "--from", copied)
+    assert said in refused("cmfl", "--colour", copied)
+    assert said in refused("binary-trunk", "--from", "edge-rgb", "--id", "edge-rgb", "--models", models_folder())
+    copytree(copied, tmp_path / "before")
+    asked = ["binary-trunk", *order, "--from", tmp_path / "before"]
+    assert workshop.run(*asked)[0] == list(STEPS)
+    assert workshop.run(*asked)[0] == []
 
 
 def test_sets_and_files_that_a_late_step_would_refuse_are_refused_at_once(
@@ -379,5 +417,34 @@ def test_sets_and_files_that_a_late_step_would_refuse_are_refused_at_once(
     assert "no list of evaluations" in refused(*student, "--evaluation", tmp_path / "none.json")
     assert "holds no manifest.csv" in refused(*student, "--data", tmp_path / "train")
     assert "crop_scale must lie in" in refused(*student, "--crop-scale", -1)
+    for begun in (student, file):
+        assert "leaves no convolution in INT8" in refused(*begun, "--leading-float", 999)
+    deep = teacher_file(tmp_path / "d")
+    assert "teachers of cmfl look at depth, but a sample set has none" in refused("binary-trunk", "--teacher", deep)
     monkeypatch.setattr(run_command, "golden_indices", golden_indices)
     assert "golden vectors need 12 samples" in refused(*student)
+
+
+def test_teachers_of_depth_look_at_the_sets_of_the_distillation_alone(
+    refused: Callable[..., str], workshop: Workshop, order: list[object], tmp_path: Path
+) -> None:
+    asked = ["binary-trunk", *order, "--teacher", teacher_file(tmp_path / "d")]
+    write_set(tmp_path / "train", drawn_set("train", depth=True, origin=""))
+    assert "a sample set has none" in refused(*asked)
+    write_set(tmp_path / "dev", drawn_set("dev", depth=True, origin=""))
+    assert workshop.run(*asked)[0] == list(STEPS)
+
+
+def test_golden_pictures_are_looked_for_where_the_facts_choose_them(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in SETS:
+        write_set(tmp_path / name, drawn_set(name, depth=True, origin=""))
+    blind = np.load(tmp_path / "test" / "depth.npy")
+    blind[10:] = 0
+    np.save(tmp_path / "test" / "depth.npy", blind)
+    licences = {row.picture: "public-domain" for row in drawn_set("test").table}
+    monkeypatch.setattr(run_command, "golden_indices", golden_indices)
+    monkeypatch.setattr(run_command, "picture_licences", lambda _: licences)
+    assert len(golden_indices(SampleSet.load(tmp_path / "test"), licences)) == 12
+    assert "golden vectors need 12 samples" in refused("cmfl", "--teacher", teacher_file(tmp_path / "d"))

@@ -249,7 +249,7 @@ def new_task(
         teachers: Checkpoints of full-precision methods; on a CPU with OpenVINO they answer through it.
         how: How they are imitated.
         start: Whether the student starts with the weights of the first teacher; otherwise, if it imitates features, it
-            starts with its head.
+            starts with its head, where that is a filter of the features.
 
     Returns:
         The task, and what the records of its run say of all this: a run that is taken up again must say the same.

@@ -102,6 +102,14 @@ class Rate(_Strict, frozen=True, omit_defaults=True):
     people: Span | None = None  # where it was measured and there are some errors, but not only errors
 
 
+def worst_rate(rates: Mapping[str, Rate]) -> tuple[str, Rate]:
+    """The largest of some rates, of which there is one at least, with its name.
+
+    Among equal rates the one known least well is the worst.
+    """
+    return max(rates.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
+
+
 class OperatingPoint(_Strict, frozen=True, omit_defaults=True):
     """A threshold with its rates. Chosen on the development split, measured on the test split.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
-from fasedge.cards import DEFAULT_MODEL, ModelCard, Rate, load_card, models_folder
+from fasedge.cards import DEFAULT_MODEL, ModelCard, Rate, load_card, models_folder, worst_rate
 from fasedge.errors import FasEdgeError
 from quantize.errors import QuantizeError
 
@@ -61,16 +61,10 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _worst_species(rates: Mapping[str, Rate]) -> tuple[str, Rate]:
-    """Of some rates, of which there is one at least."""
-    # Among equal rates the one known least well is the worst.
-    return max(rates.items(), key=lambda item: (item[1].value, item[1].high, item[0]))
-
-
 def _format_worst(rates: Mapping[str, Rate]) -> str:
     if not rates:
         return "—"
-    name, rate = _worst_species(rates)
+    name, rate = worst_rate(rates)
     return f"{format_rate(rate)}, {name}"
 
 
@@ -105,7 +99,7 @@ def _sources(card: ModelCard) -> str:
                 name,
                 " + ".join(p.modalities),
                 _format_worst(apcer),
-                _over_people(_worst_species(apcer)[1] if apcer else None),
+                _over_people(worst_rate(apcer)[1] if apcer else None),
                 "—" if bpcer is None else format_rate(bpcer),
                 _over_people(bpcer),
             )
@@ -211,7 +205,7 @@ def _summary(card: ModelCard) -> Iterator[tuple[str, ...]]:
     for p in card.operating_points:
         if (p.name, p.precision) != (card.default_operating_point, "int8"):
             continue
-        species, worst = _worst_species(p.apcer)
+        species, worst = worst_rate(p.apcer)
         alone = len(p.modalities) == len(card.inputs)
         seen = "+".join(p.modalities)
         yield (

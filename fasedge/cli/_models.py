@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fasedge.cards import ModelCard, OperatingPoint, Span
+from fasedge.cards import ModelCard, OperatingPoint, Span, worst_rate
 from fasedge.cli._detect import JsonOption
 from fasedge.cli._output import Column, ExitCode, Rows, Session, session_of
 from fasedge.errors import CardError, ModelError
@@ -83,14 +83,11 @@ def _point_cells(card: ModelCard, point: OperatingPoint) -> tuple[str, ...]:
 
 def _worst_sources(point: OperatingPoint) -> str:
     """The worst source of portraits, with its basis; empty where nothing is known about sources."""
-    attacks = [
-        (rate, f"{species}, {name}") for name, of in point.apcer_by_source.items() for species, rate in of.items()
-    ]
-    people = [(rate, name) for name, rate in point.bpcer_by_source.items()]
+    attacks = {f"{species}, {name}": rate for name, of in point.apcer_by_source.items() for species, rate in of.items()}
     parts = []
-    for words, rates in (("attacks missed", attacks), ("people rejected", people)):
+    for words, rates in (("attacks missed", attacks), ("people rejected", point.bpcer_by_source)):
         if rates:
-            worst, name = max(rates, key=lambda item: (item[0].value, item[0].high))
+            name, worst = worst_rate(rates)
             parts.append(f"{words} {worst.value:.1%} of {worst.n} ({name})")
     return ", ".join(parts)
 

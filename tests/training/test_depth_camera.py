@@ -65,6 +65,18 @@ def test_a_driver_that_smooths_leaves_no_hole_and_less_noise() -> None:
     assert float(after) < 0.3 * float(before)
 
 
+def test_a_driver_that_smooths_makes_no_wall_up_where_a_room_returns_nothing() -> None:
+    """A head before darkness: its edge grows by 8 % of the map's side and no more."""
+    scene = torch.full((64, 64), 60.0)
+    scene[16:48, 16:48] = 0.5
+    map_mm = shot(scene, depth_smoothed=1, depth_smooth_stop=0.01, depth_smooth_passes=1, depth_least_return=0.1)
+    returned = (map_mm > 0).nonzero()
+    # Six pixels: 8 % of 64, in steps of two.
+    assert returned.min() == 16 - 6
+    assert returned.max() == 47 + 6
+    assert set(map_mm.unique().tolist()) == {0, 500}
+
+
 def test_a_driver_that_smooths_keeps_edges_between_surfaces() -> None:
     """A step of 20 mm at 0.5 m is more than a hundredth of the distance, one of 4 mm is less."""
     scene = torch.full((16, 32), 0.5)

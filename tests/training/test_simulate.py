@@ -18,17 +18,18 @@ from training.data.simulate.scene import TILE_SCALE, build_tiles, read_backgroun
 from training.data.work import make_simulator
 from training.errors import DataError
 
-SEED, N_DRAWN = 5, 2000
+SEED, N_DRAWN = 5, 4000
 #: Range of every number that may be drawn, written down by hand; numbers of media further below.
 COMMON = {
     "bona_fide": (0, 1), "picture": (0, 7), "background": (0, 2),
     "light_angle": (-3.1416, 3.1416), "light_gradient": (0, 0.7), "light_offset": (-0.6, 0.6),
     "light_kelvin": (2800, 8000), "light_mix": (0, 0.6), "light_mix_kelvin": (2600, 9500),
     "exposure_target": (0.04, 0.42), "awb_strength": (0, 0.35), "awb_red": (0.82, 1.18), "awb_blue": (0.82, 1.18),
+    "awb_residue": (0, 0.3),
     "flare_red": (0.9, 1.11), "flare_blue": (0.9, 1.11),
     "surrounding_light": (0.4, 5), "flare": (0, 0.55), "flare_angle": (-3.1416, 3.1416), "flare_slope": (0, 0.8),
     "vignette": (0, 0.3), "aberration": (-0.006, 0.006), "lens_blur": (0.2, 1.6), "defocus": (0, 1.2),
-    "native_ratio": (1, 12), "native_lens": (0.3, 0.8),
+    "native_ratio": (1, 12), "native_lens": (0.2, 0.6),
     "motion": (0, 11), "motion_angle": (0, 3.1416), "shot_noise": (1e-5, 1e-2), "read_noise": (1e-4, 2e-2),
     "denoise": (0, 1.5), "chroma_denoise": (0, 1.8), "camera_saturation": (0.4, 1.4), "tone_gamma": (0.7, 1.3),
     "auto_black": (0, 1), "auto_white": (0, 0.8), "tone_contrast": (-0.2, 0.6),
@@ -54,7 +55,8 @@ MEDIUM = {
     "edge_height": (1.05, 4.5), "edge_x": (-2.8, 2.8), "edge_y": (-2.45, 2.45), "rim": (0, 0.35),
     "room_level": (0.06, 1.6), "room_zoom": (0.4, 1), "room_x": (-0.5, 0.5),
     "room_y": (-0.5, 0.5), "room_blur": (0, 3), "finger": (0, 0.28), "finger_place": (-0.8, 0.8),
-    "finger_reach": (0.05, 0.45), "finger_tone": (0.12, 0.6), "controls": (0, 0.9), "controls_height": (0.04, 0.14),
+    "finger_reach": (0.05, 0.45), "finger_tone": (0.05, 0.6), "finger_count": (1, 4),
+    "finger_uneven": (0, 0.3), "finger_light": (-0.8, 0.8), "controls": (0, 0.9), "controls_height": (0.04, 0.14),
     "glare": (0, 0.25), "glare_x": (-1.1, 1.1), "glare_y": (-1.1, 1.1), "glare_size": (0.12, 1.2),
     "glare_stretch": (0.4, 2.5), "room_reflection": (0, 0.12),
     "lamp": (0, 4), "lamp_x": (-0.8, 0.8), "lamp_y": (-0.8, 0.8), "lamp_size": (0.02, 0.12),
@@ -63,6 +65,10 @@ REPLAY = {
     "display_gamma": (0.9, 1.6), "display_saturation": (0.85, 1.5), "display_kelvin": (4300, 10500),
     "display_adaptation": (0, 1), "display_metering": (0.4, 2.5), "play_button": (0, 0.9), "play_x": (-0.8, 0.8),
     "play_y": (-0.6, 1.2), "play_radius": (0.12, 0.4), "play_tone": (0.15, 1),
+    "status_bar": (0, 1), "status_bar_height": (0.025, 0.08), "status_bar_tone": (0, 1),
+    "status_bar_marks": (0.1, 0.45), "notch": (0, 0.5), "notch_height": (0.02, 0.045), "pointer": (0, 0.22),
+    "pointer_x": (-1.4, 1.4), "pointer_y": (-1.4, 1.4), "call": (0, 1), "call_size": (0.045, 0.09),
+    "call_height": (0.08, 0.2), "inset": (0, 0.36), "inset_wanted": (0, 0.36), "inset_level": (0.25, 1),
     "display_black": (0.0003, 0.015), "display_over": (0, 1.2), "display_face_px": (160, 1200),
     "display_fill": (0.55, 0.95), "display_phase": (0, 6.2832), "display_banding": (0, 0.1),
     "screen_gradient": (0, 0.6),
@@ -80,6 +86,7 @@ WORDS = {
     "camera": {"webcam_480p", "webcam_1080p", "phone_front", "phone_back", "kiosk", "low_light"},
     "subtype": {name for species in SPECIES.values() for name in species.subtypes},
     "display_layout": {"stripe", "pentile"}, "bezel": {"black", "dark", "white", "silver"},
+    "inset_corner": {"upper_left", "upper_right", "lower_left", "lower_right"},
     "finger_side": {"left", "right", "bottom"}, "edge_form": {"0", "1"},
 }  # fmt: skip
 
@@ -334,8 +341,10 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         # stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
         # What is not there has no place and no size either.
-        for part in ("glare", "lamp", "flare", "clutter", "controls", "finger", "crease"):
+        parts = ("glare", "lamp", "flare", "clutter", "controls", "finger", "crease")
+        for part in (*parts, "status_bar", "notch", "pointer", "call", "inset"):
             steering |= set() if d.values.get(part) else {name for name in watched if name.startswith(f"{part}_")}
+        steering |= {"inset_wanted"}
         if d.values["bona_fide"]:
             steering |= {"native_ratio", "native_lens"}
             hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}

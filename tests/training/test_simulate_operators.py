@@ -114,8 +114,9 @@ def test_switching_off_changes_the_picture_alters_only_what_it_says_and_keeps_th
     simulator: Simulator, draws: list[Draws]
 ) -> None:
     names = [name for name in OPERATORS if name not in WORN]
-    # Hands and controls may lie out of view.
-    wanted = {name: at_work(draws, name, 8 if name in ("finger", "controls") else 2) for name in names}
+    # Hands and what a screen shows along its edges may lie out of view.
+    along_edges = {"finger", "controls", "status_bar", "notch", "pointer", "call", "inset"}
+    wanted = {name: at_work(draws, name, 8 if name in along_edges else 2) for name in names}
     for name, pattern in (("moire", "display_face_px"), ("halftone", "print_lines")):
         for d in wanted[name]:
             d.values |= {pattern: 60.0, "native_ratio": 1.0, "native_lens": 0.3, "lens_blur": 0.3, "defocus": 0.0}
@@ -213,6 +214,11 @@ def _overlay(d: list[Draws]) -> tuple[Tensor, Tensor]:
     return overlay.play_button(COLOURS, plane, d, px), COLOURS
 
 
+def _interface(d: list[Draws]) -> tuple[Tensor, Tensor]:
+    plane, px = grid(SIZE, SIZE)[None] * 3 * compose.BASE_ZOOM, torch.full((1, 1, 1, 1), SIZE / 6 / compose.BASE_ZOOM)
+    return overlay.interface(COLOURS, plane, d, px, torch.full_like(COLOURS, 0.5)), COLOURS
+
+
 def _perspective(d: list[Draws]) -> tuple[Tensor, Tensor]:
     """Without tilt a view keeps parallels parallel: opposite sides of a square stay equal."""
     square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])[None, None]
@@ -272,6 +278,7 @@ STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
     "reflections": (_reflections, ("glare", "lamp", "room_reflection"), 0.0),
     "medium": (_medium, ("visible_edge", "rim", "finger", "controls"), 0.0),
     "overlay": (_overlay, ("play_button",), 0.0),
+    "interface": (_interface, ("status_bar", "notch", "pointer", "call", "inset"), 0.0),
     "perspective": (_perspective, ("tilt",), 1e-6),
     "behind": (_behind_the_living, ("clutter", "frame"), 0.0),
     "room light": (_room_light, ("light_gradient", "light_mix"), 1e-6),

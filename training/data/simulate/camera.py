@@ -21,6 +21,8 @@ from training.data.simulate.profiles import PROFILES
 
 #: Lens blur in canvas pixels up to which it is softness of processing and scaling; what exceeds it is defocus.
 SOFT_BLUR = 0.8
+#: Mean of a face in sensor units beyond which no automatic exposure lets it go, however dark the room.
+BRIGHTEST = 0.55
 
 
 def draw_camera(d: Draws) -> None:
@@ -31,6 +33,8 @@ def draw_camera(d: Draws) -> None:
     d.uniform("awb_strength", 0.0, 0.35)
     d.uniform("awb_red", 0.82, 1.18)
     d.uniform("awb_blue", 0.82, 1.18)
+    # Cameras keep part of the room's colour: what is lit by a bulb stays warm.
+    d.uniform("awb_residue", 0.0, 0.3)
     # Light of the surroundings, relative to the face's: a window behind someone, or a dark room.
     d.loguniform("surrounding_light", 0.4, 5.0)
     d.sometimes("flare", profile.flare[0], 0.0, profile.flare[1])
@@ -43,7 +47,7 @@ def draw_camera(d: Draws) -> None:
     d.uniform("lens_blur", *profile.lens_blur)
     d.sometimes("defocus", profile.defocus[0], 0.0, profile.defocus[1])
     d.loguniform("native_ratio", *profile.native_ratio)
-    d.uniform("native_lens", 0.3, 0.8)
+    d.uniform("native_lens", 0.2, 0.6)
     d.sometimes("motion", profile.motion[0], 1.0, profile.motion[1])
     d.uniform("motion_angle", 0.0, math.pi)
     d.loguniform("shot_noise", *profile.shot_noise)
@@ -97,10 +101,12 @@ def expose(light: Tensor, draws: Sequence[Draws]) -> Tensor:
     mean = held("colour", middle.clamp_min(1e-4), draws)
     grey_world = (mean.mean(1, keepdim=True) / mean) ** column(draws, "awb_strength")
     gains = grey_world * colour.gains(column(draws, "awb_red", 1.0), column(draws, "awb_blue", 1.0))
+    gains = gains * colour.white_point(column(draws, "light_kelvin", 6500)) ** column(draws, "awb_residue")
     # Gains and luma are linear: the luma of the mean is the mean of the luma.
     level = held("exposure", colour.luma(middle * gains), draws)
     # A camera meters the room as well, and a screen is rarely as bright as the room.
     target = column(draws, "exposure_target", 0.18) * column(draws, "display_metering", 1.0)
+    target = target.clamp_max(BRIGHTEST)
     points = grid(size, size)
     radius2 = (points**2).sum(-1).view(1, 1, size, size) / 2
     # Stray light: what the surroundings send into the lens lies over the whole picture, more on the side of its source.

@@ -9,6 +9,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from training.data.simulate import hand
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import apply, blur, grid, homography, sample
 from training.data.simulate.scene import FACE_HALF, TILE_SCALE
@@ -149,11 +150,7 @@ def draw_surroundings(d: Draws, subtype: str, rim: tuple[float, float]) -> None:
     cut_out = subtype in CUT_OUT and number == 1
     d.uniform("rim", *((0.0, 0.0) if cut_out else rim))
     draw_room(d)
-    d.sometimes("finger", 0.4 if near else 0.0, 0.10, 0.28)
-    d.uniform("finger_place", -0.8, 0.8)
-    d.uniform("finger_reach", 0.05, 0.45)
-    d.uniform("finger_tone", 0.12, 0.6)
-    d.choice("finger_side", ("left", "right", "bottom"))
+    hand.draw_finger(d, 0.4 if near else 0.0)
     d.sometimes("controls", 0.12, 0.2, 0.9)
     d.uniform("controls_height", 0.04, 0.14)
 
@@ -193,6 +190,11 @@ def _centre(draws: Sequence[Draws]) -> Tensor:
     return torch.cat([column(draws, "edge_x").view(-1, 1), column(draws, "edge_y").view(-1, 1)], 1) * FACE_HALF
 
 
+def rectangle(draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
+    """Half the width and half the height of a medium's content, (B, 1, 1, 1), and its middle (B, 2); tile units."""
+    return *_sides(draws), _centre(draws)
+
+
 def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where the medium's content is, where the medium with its rim, where a finger over it; (B, 1, H, W) each.
 
@@ -206,7 +208,7 @@ def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor) -> tuple[Tensor, 
     body = coverage(plane, half_w + rim, half_h + rim, centre, px)
     if not _any(draws, "finger"):
         return inside, body, torch.zeros_like(inside)
-    return inside, body, _finger(plane, (half_w + rim, half_h + rim), centre, draws, px)
+    return inside, body, hand.finger(plane, (half_w + rim, half_h + rim), centre, draws, px)[0]
 
 
 def surround(
@@ -225,7 +227,7 @@ def surround(
     Returns:
         The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
-    half_h, centre = _sides(draws)[1], _centre(draws)
+    (half_w, half_h), centre, rim = _sides(draws), _centre(draws), column(draws, "rim") * FACE_HALF
     if _any(draws, "controls"):
         bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
         below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
@@ -238,29 +240,13 @@ def surround(
         return out, inside
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
-    return torch.lerp(out, skin.expand_as(out), finger), inside * (1 - finger)
+    shade = hand.finger(plane, (half_w + rim, half_h + rim), centre, draws, px)[1]
+    return torch.lerp(out, skin * shade, finger), inside * (1 - finger)
 
 
 def _any(draws: Sequence[Draws], name: str) -> bool:
     """Whether a thing that is only sometimes there is in any picture of the batch."""
     return any(d.values.get(name) for d in draws)
-
-
-def _finger(plane: Tensor, half: tuple[Tensor, Tensor], centre: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:
-    """Soft capsule that reaches from outside over the rim, (B, 1, H, W)."""
-    half_w, half_h = half
-    x = plane[..., 0].unsqueeze(1) - centre[:, 0].view(-1, 1, 1, 1)
-    y = plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)
-    side = [d.values.get("finger_side", "left") for d in draws]
-    left = torch.tensor([s == "left" for s in side]).view(-1, 1, 1, 1)
-    bottom = torch.tensor([s == "bottom" for s in side]).view(-1, 1, 1, 1)
-    along = torch.where(bottom, half_h - y, torch.where(left, x + half_w, half_w - x))
-    across = torch.where(bottom, x / half_w, y / half_h) - column(draws, "finger_place")
-    across = across * torch.where(bottom, half_w, half_h)
-    width = column(draws, "finger") * FACE_HALF
-    overhang = (along - column(draws, "finger_reach") * FACE_HALF).clamp_min(0)
-    distance = width - torch.sqrt(overhang**2 + across**2)
-    return (distance * px + 0.5).clamp(0, 1) * (width > 0)
 
 
 def draw_clutter(d: Draws) -> None:

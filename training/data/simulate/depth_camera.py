@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ PROFILES: dict[str, DepthProfile] = {
     "structured_light": DepthProfile(0.35, 43.0, 1 / 8, (0.0005, 0.0015), 5, 0.1),
     "tof": DepthProfile(0.25, 0.0, 0.0, (0.001, 0.002), 0, 0.6),
 }
+#: How far from a return a driver that smooths fills holes, of the map's side.
+_FILL_REACH = 0.08
 #: A neighbour farther than this is another surface, metres.
 _JUMP_M = 0.03
 
@@ -65,8 +68,8 @@ def draw_depth_camera(d: Draws) -> None:
 def draw_driver(d: Draws) -> None:
     """What the driver does to a map before it hands it out, beside filling holes.
 
-    Two fifths smooth it within surfaces and leave no hole (assumption). Sources: phones do so unless told otherwise
-    (Apple, ``AVCaptureDepthDataOutput.isFilteringEnabled``); for other cameras it is an option (librealsense,
+    Two fifths smooth it within surfaces and leave no narrow hole (assumption). Sources: phones do so unless told
+    otherwise (Apple, ``AVCaptureDepthDataOutput.isFilteringEnabled``); for other cameras it is an option (librealsense,
     post-processing filters: edge-preserving smoothing that stops at 20 steps of 1/32 px, a hundredth of the distance
     at 0.5 m).
     """
@@ -115,8 +118,12 @@ def measure(surface: Surface, draws: Sequence[Draws]) -> Tensor:
 
 
 def _driven(millimetres: Tensor, d: Draws) -> Tensor:
-    """A map without holes, smoothed within surfaces, (1, 1, H, W)."""
-    for _ in range(max(millimetres.shape)):
+    """A map without narrow holes, smoothed within surfaces, (1, 1, H, W).
+
+    Where a room returns nothing, far from whatever does, nothing is made up: filled from the head's edge, it would be a
+    wall at the head.
+    """
+    for _ in range(math.ceil(_FILL_REACH * max(millimetres.shape) / 2)):
         holes = millimetres == 0
         if not holes.any() or holes.all():
             break

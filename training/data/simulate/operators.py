@@ -121,6 +121,11 @@ _SCREEN = {
     "play_button": Operator(
         "the button of a paused video", REPLAY, {"play_button": 0.0}, ("play_radius", "play_tone", "play_x", "play_y")
     ),
+    "status_bar": Operator("the bar along a screen's upper edge", REPLAY, {"status_bar": 0.0}, ("status_bar_*",)),
+    "notch": Operator("what the front camera takes of a phone's screen", REPLAY, {"notch": 0.0}, ("notch_*",)),
+    "pointer": Operator("a computer's pointer", REPLAY, {"pointer": 0.0}, ("pointer_*",)),
+    "call": Operator("buttons of a video call", REPLAY, {"call": 0.0}, ("call_*",)),
+    "inset": Operator("the small second picture of a video call", REPLAY, {"inset": 0.0}, ("inset_*",)),
     "display_tone": Operator("the tone curve that a screen adds", REPLAY, {"display_gamma": 1.0}),
     "display_gamut": Operator("colourfulness of a screen", REPLAY, {"display_saturation": 1.0}),
     "display_white": Operator(
@@ -182,7 +187,9 @@ _CAMERA = {
     "light_gradient": Operator("light from one side", ALL, {"light_gradient": 0.0}, ("light_offset",)),
     "light_mix": Operator("light of two colours", ALL, {"light_mix": 0.0}, ("light_mix_kelvin",)),
     "white_balance": Operator(
-        "errors of the white balance", ALL, {"awb_strength": 0.0, "awb_red": 1.0, "awb_blue": 1.0}
+        "errors of the white balance",
+        ALL,
+        {"awb_strength": 0.0, "awb_red": 1.0, "awb_blue": 1.0, "awb_residue": 0.0},
     ),
     "flare": Operator("stray light in the lens", ALL, {"flare": 0.0}, ("flare_*", "surrounding_light")),
     "vignette": Operator("darker corners", ALL, {"vignette": 0.0}),

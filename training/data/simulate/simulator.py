@@ -188,6 +188,7 @@ class Simulator:
             compose.draw_surroundings(d, subtype, (0.03, 0.3))
             display.draw_display(d, subtype)
             overlay.draw_overlay(d)
+            overlay.draw_interface(d, subtype)
             light.draw_glare(d, 0.45, 0.25)
             d.sometimes("screen_gradient", 0.6, 0.0, 0.6)
             d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
@@ -337,8 +338,9 @@ class Simulator:
         size = plane.shape[1]
         # The screen's scaler works on sRGB values; light comes after it.
         shown = self._look(capture.attackers_capture(tiles, draws), plane, px)
-        emitted = display.emit(shown, draws) * display.banding(draws, size) * light.fall_off(draws, size)
         behind = self._room(draws, size) * light.room_light(draws, size)
+        shown = overlay.interface(shown, plane, draws, px, behind)
+        emitted = display.emit(shown, draws) * display.banding(draws, size) * light.fall_off(draws, size)
         emitted = overlay.play_button(emitted, plane, draws, px)
         content = emitted + light.glare(draws, size, behind)
         levels = {"black": 0.006, "dark": 0.03, "white": 0.6, "silver": 0.35}

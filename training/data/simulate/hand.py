@@ -1,0 +1,72 @@
+"""Fingers that hold a medium: rounded, side by side, over its edge; linear light."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from training.data.simulate.draws import Draws, column
+from training.data.simulate.scene import FACE_HALF
+
+#: Places of neighbouring fingers over their width: they lie close to each other.
+_SPACING = 2.1
+
+
+def draw_finger(d: Draws, probability: float) -> None:
+    """Fingers at one side: half their width, place along the edge, how far they reach over it, tone, how many.
+
+    Lengths in halves of the face box's side. A thumb is alone, fingers come in twos to fours; ``finger_uneven`` is the
+    difference in reach from one to the next, ``finger_light`` which side of a round thing the light falls on.
+    """
+    d.sometimes("finger", probability, 0.10, 0.28)
+    d.uniform("finger_place", -0.8, 0.8)
+    d.uniform("finger_reach", 0.05, 0.45)
+    d.loguniform("finger_tone", 0.05, 0.6)
+    d.choice("finger_side", ("left", "right", "bottom"))
+    d.integer("finger_count", 1, 5)
+    d.uniform("finger_uneven", 0.0, 0.3)
+    d.uniform("finger_light", -0.8, 0.8)
+
+
+def finger(
+    plane: Tensor, half: tuple[Tensor, Tensor], centre: Tensor, draws: Sequence[Draws], px: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Round ends of fingers that reach from outside over a rectangle's edge.
+
+    Args:
+        plane: (B, H, W, 2), canvas positions in tile units.
+        half: Half the rectangle's width and height, (B, 1, 1, 1) each.
+        centre: Its middle, (B, 2).
+        draws: The samples' parameters.
+        px: Canvas pixels per tile unit, (B, 1, 1, 1).
+
+    Returns:
+        How much of each position they cover, and how much light they send back there relative to a flat thing,
+        (B, 1, H, W) each: a cylinder is darker towards its sides, by Lambert's cosine.
+    """
+    half_w, half_h = half
+    x = plane[..., 0].unsqueeze(1) - centre[:, 0].view(-1, 1, 1, 1)
+    y = plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)
+    side = [d.values.get("finger_side", "left") for d in draws]
+    left = torch.tensor([s == "left" for s in side]).view(-1, 1, 1, 1)
+    bottom = torch.tensor([s == "bottom" for s in side]).view(-1, 1, 1, 1)
+    along = torch.where(bottom, half_h - y, torch.where(left, x + half_w, half_w - x))
+    length = torch.where(bottom, half_w, half_h)
+    across = torch.where(bottom, x, y) - column(draws, "finger_place") * length
+    width = column(draws, "finger") * FACE_HALF
+    # Which of the fingers is nearest, from the first one on towards the middle of the edge.
+    step = (_SPACING * width).clamp_min(1e-6)
+    inward = -torch.sign(column(draws, "finger_place", 1.0))
+    number = (across * inward / step).round().clamp_min(0).minimum(column(draws, "finger_count", 1.0) - 1)
+    across = across - number * step * inward
+    shorter = column(draws, "finger_uneven") * width * (1 - torch.cos(2 * number)) / 2
+    overhang = (along - column(draws, "finger_reach") * FACE_HALF + shorter).clamp_min(0)
+    away = torch.sqrt(overhang**2 + across**2)
+    cover = ((width - away) * px + 0.5).clamp(0, 1) * (width > 0)
+    sine = (across / width.clamp_min(1e-6)).clamp(-1, 1)
+    up = torch.sqrt((1 - (away / width.clamp_min(1e-6)) ** 2).clamp_min(0))
+    light = column(draws, "finger_light")
+    shade = (up * torch.sqrt(1 - light**2) + sine * light).clamp_min(0) * 0.75 + 0.25
+    return cover, shade

@@ -113,16 +113,8 @@ def simulate(  # noqa: PLR0917 - typer passes by name
             pack, named[0], part, n, seed=seed, workers=workers, depth=depth, encoding=encoding.value,
             shard_size=shard_size, **view,
         ), n  # fmt: skip
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    done = 0
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task(f"simulating {split}", total=total)
-        for done, all_ in steps:
-            progress.update(bar, completed=done, total=all_)
-        if not done:
-            progress.remove_task(bar)
     made = str(named[0] / "index.md") if preview else str(named[0])
-    console.print(made if done else f"{made} is there already, with all its {n} samples", markup=False, soft_wrap=True)
+    _show_steps(f"simulating {split}", steps, total, made, f"all its {n} samples")
 
 
 def _check_used(context: typer.Context, product: str) -> None:
@@ -133,6 +125,46 @@ def _check_used(context: typer.Context, product: str) -> None:
             raise typer.BadParameter(
                 f"{option} is for {' and '.join(products)}, and would change nothing of {product}; leave it out"
             )
+
+
+@app.command("simulate-clips")
+def simulate_clips(  # noqa: PLR0917 - typer passes by name
+    folder: Annotated[Path, typer.Argument(help="Folder of the set; tiles are cached beside it.")],
+    split: Annotated[str, typer.Option(help="Identities: train, dev or test.")] = "train",
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of clips.")] = 100,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Length of each.")] = 2.0,
+    fps: Annotated[float, typer.Option(min=0.0, help="Frames per second.")] = 15.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the set; the same seed gives the same set.")] = 101,
+    data: DataOption = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
+    depth: Annotated[bool, typer.Option("--depth", help="Simulate a depth camera too.")] = False,
+    picture_px: Annotated[int, typer.Option(min=128, max=512, help="Side of the pictures.")] = PICTURE_PX,
+    canvas: Annotated[
+        float,
+        typer.Option(min=CANVAS_SCALE, max=WIDEST_CANVAS, help="Side of the pictures over the side of the face box."),
+    ] = CANVAS_SCALE,
+) -> None:
+    """Make short clips of simulated presentations, a folder of pictures each; goes on where it was interrupted."""
+    from training.data.clips import make_clips
+
+    steps = make_clips(
+        data_folder(data), folder, cast(Split, split), n, seed=seed, seconds=seconds, fps=fps, workers=workers,
+        depth=depth, picture_px=picture_px, canvas_scale=canvas,
+    )  # fmt: skip
+    _show_steps(f"simulating clips of {split}", steps, n, f"{folder}", f"all its {n} clips")
+
+
+def _show_steps(what: str, steps: Iterator[tuple[int, int]], total: int | None, made: str, whole: str) -> None:
+    """A bar while something is made; then where it lies, or that it was there already."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    done = 0
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task(what, total=total)
+        for done, all_ in steps:
+            progress.update(bar, completed=done, total=all_)
+        if not done:
+            progress.remove_task(bar)
+    console.print(made if done else f"{made} is there already, with {whole}", markup=False, soft_wrap=True)
 
 
 @app.command("sample-pack")

@@ -41,7 +41,8 @@ COMMON = {
 }  # fmt: skip
 LIVE = {
     "clutter": (0, 0.9), "clutter_x": (0.85, 1.7), "clutter_y": (-1.6, 1.6), "clutter_width": (0.08, 0.9),
-    "clutter_height": (0.3, 3), "clutter_left": (0, 1), "lens_softness": (0, 1.3),
+    "clutter_height": (0.3, 3), "clutter_left": (0, 1), "clutter_soft": (1, 8),
+    "frame_soft": (1, 6), "lens_softness": (0, 1.3),
     "frame": (0, 1), "frame_x": (0.85, 1.5), "frame_y": (-1.2, 1.2), "frame_width": (0.3, 1.2),
     "frame_aspect": (0.56, 1.5), "frame_rim": (0.02, 0.2), "frame_rim_level": (0.006, 0.7), "frame_left": (0, 1),
     "room_level": (0.06, 1.6), "room_zoom": (0.4, 1), "room_x": (-0.5, 0.5), "room_y": (-0.5, 0.5),

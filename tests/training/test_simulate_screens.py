@@ -109,7 +109,13 @@ def only_inset(d: Draws) -> Draws:
 
 def test_fingers_lie_side_by_side_and_are_darker_towards_their_sides() -> None:
     half = tuple(torch.full((1, 1, 1, 1), v * FACE_HALF) for v in (1.5, 2.5))
-    values: dict[str, Value] = {"finger": 0.2, "finger_place": -0.5, "finger_reach": 0.4, "finger_side": "left", "finger_uneven": 0.0}
+    values: dict[str, Value] = {
+        "finger": 0.2,
+        "finger_place": -0.5,
+        "finger_reach": 0.4,
+        "finger_side": "left",
+        "finger_uneven": 0.0,
+    }
     cover, shade = hand.finger(
         PLANE, (half[0], half[1]), torch.zeros(1, 2), sample_with(**values, finger_count=3, finger_light=0.0), PX
     )

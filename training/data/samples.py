@@ -109,6 +109,8 @@ class SampleSet:
         check_folder(folder)
         try:
             info = msgspec.json.decode((folder / INFO).read_bytes(), type=SetInfo)
+            if info.format == "clips":
+                raise DataError(f"{folder} is a set of clips (of `simulate-clips`); samples come from `simulate`")
             lines = (folder / TABLE).read_bytes().splitlines()
             table = [msgspec.json.decode(line, type=SampleRow) for line in lines]
             pictures = np.load(folder / PICTURES, mmap_mode="r", allow_pickle=False)

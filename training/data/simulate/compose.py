@@ -257,6 +257,8 @@ def draw_clutter(d: Draws) -> None:
     d.uniform("clutter_width", 0.08, 0.9)
     d.uniform("clutter_height", 0.3, 3.0)
     d.chance("clutter_left", 0.5)
+    # What stands behind someone is rarely in focus.
+    d.loguniform("clutter_soft", 1.0, 8.0)
 
 
 def clutter(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor) -> Tensor:
@@ -267,7 +269,8 @@ def clutter(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor) ->
     half_w = column(draws, "clutter_width", 0.1) * FACE_HALF
     x = side * (column(draws, "clutter_x", 1.2) * FACE_HALF + half_w)
     centre = torch.cat([x.view(-1, 1), column(draws, "clutter_y").view(-1, 1) * FACE_HALF], 1)
-    inside = coverage(plane, half_w, column(draws, "clutter_height", 1.0) * FACE_HALF, centre, px)
+    soft = px / column(draws, "clutter_soft", 1.0)
+    inside = coverage(plane, half_w, column(draws, "clutter_height", 1.0) * FACE_HALF, centre, soft)
     level = column(draws, "clutter")
     inside = inside * (level > 0)
     return torch.lerp(scene, level.expand_as(scene), inside)
@@ -283,6 +286,7 @@ def draw_frame(d: Draws) -> None:
     d.uniform("frame_rim", 0.02, 0.2)
     d.loguniform("frame_rim_level", 0.006, 0.7)
     d.chance("frame_left", 0.5)
+    d.loguniform("frame_soft", 1.0, 6.0)
     draw_room(d)
 
 
@@ -302,8 +306,9 @@ def frame(scene: Tensor, plane: Tensor, draws: Sequence[Draws], px: Tensor, show
     # The nearer edge of the rim, not of the picture, keeps its distance from the face.
     x = side * (column(draws, "frame_x", 1.2) * FACE_HALF + half_w + rim)
     centre = torch.cat([x.view(-1, 1), column(draws, "frame_y").view(-1, 1) * FACE_HALF], 1)
-    body = coverage(plane, half_w + rim, half_h + rim, centre, px) * column(draws, "frame")
-    inside = coverage(plane, half_w, half_h, centre, px) * column(draws, "frame")
+    soft = px / column(draws, "frame_soft", 1.0)
+    body = coverage(plane, half_w + rim, half_h + rim, centre, soft) * column(draws, "frame")
+    inside = coverage(plane, half_w, half_h, centre, soft) * column(draws, "frame")
     out = torch.lerp(scene, column(draws, "frame_rim_level").expand_as(scene), body)
     return torch.lerp(out, shown, inside)
 

@@ -90,8 +90,7 @@ def make_clip(simulator: Simulator, index: int, seconds: float = 2.0, fps: float
     Raises:
         DataError: Length or rate are not positive numbers, or too many frames.
     """
-    if not (0 < seconds < math.inf and 0 < fps < math.inf) or seconds * fps > MAX_FRAMES:
-        raise DataError(f"a clip needs seconds > 0, fps > 0 and at most {MAX_FRAMES} frames, got {seconds} at {fps}/s")
+    check_times(seconds, fps)
     times = np.arange(max(1, round(seconds * fps))) / fps
     still = simulator.draw(index)
     species = BONA_FIDE if still.values["bona_fide"] else str(still.values["species"])
@@ -105,6 +104,16 @@ def make_clip(simulator: Simulator, index: int, seconds: float = 2.0, fps: float
     for start in range(0, len(draws), _BATCH):
         samples += simulator.render(draws[start : start + _BATCH])
     return _clip(samples, still, tracks, times, draws)
+
+
+def check_times(seconds: float, fps: float) -> None:
+    """Refuse what no clip can be.
+
+    Raises:
+        DataError: Length or rate are not positive numbers, or too many frames.
+    """
+    if not (0 < seconds < math.inf and 0 < fps < math.inf) or seconds * fps > MAX_FRAMES:
+        raise DataError(f"a clip needs seconds > 0, fps > 0 and at most {MAX_FRAMES} frames, got {seconds} at {fps}/s")
 
 
 def draw_clip(d: Draws, species: str, subtype: str, camera: str) -> None:

@@ -47,27 +47,25 @@ def draw_cutout(d: Draws, subtype: str, *, held: bool) -> None:
 
     Args:
         d: The sample's draws.
-        subtype: Kind of print; other kinds than :data:`KINDS` are never cut, and nothing is drawn for them.
+        subtype: Kind of print; other kinds than :data:`KINDS` are never cut.
         held: Whether there are meshes of the person shown and of somebody else, who can look through holes. Without,
             no holes are drawn.
     """
-    if subtype not in KINDS:
-        return
-    holes = d.sometimes("holes", HOLES if held else 0.0, 0.95, 1.6)
-    if holes:
-        d.uniform("holes_height", 0.5, 1.1)
-        d.sometimes("holes_mouth", 0.2, 0.8, 1.2)
-        d.sometimes("holes_rim", 0.5, 0.002, 0.012)
-        d.uniform("holes_shadow", 0.15, 0.65)
-        d.uniform("holder_x", -0.02, 0.02)
-        d.uniform("holder_y", -0.02, 0.02)
-        d.normal("holder_roll", 0.0, 0.03)
-        d.uniform("holder_zoom", 0.93, 1.07)
-    if d.sometimes("contour", CONTOUR_WITH_HOLES if holes else CONTOUR, 0.04, 0.25):
-        d.uniform("contour_hair", 0.1, 0.5)
-        d.sometimes("contour_neck", 0.5, 0.1, 0.6)
-        d.loguniform("contour_waves", 0.004, 0.025)
-        d.sometimes("contour_paper", 0.4, 0.01, 0.08)
+    cuttable = subtype in KINDS
+    holes = d.sometimes("holes", HOLES if cuttable and held else 0.0, 0.95, 1.6)
+    d.uniform("holes_height", 0.5, 1.1)
+    d.sometimes("holes_mouth", 0.2, 0.8, 1.2)
+    d.sometimes("holes_rim", 0.5, 0.002, 0.012)
+    d.uniform("holes_shadow", 0.15, 0.65)
+    d.uniform("holder_x", -0.02, 0.02)
+    d.uniform("holder_y", -0.02, 0.02)
+    d.normal("holder_roll", 0.0, 0.03)
+    d.uniform("holder_zoom", 0.93, 1.07)
+    d.sometimes("contour", (CONTOUR_WITH_HOLES if holes else CONTOUR) if cuttable else 0.0, 0.04, 0.25)
+    d.uniform("contour_hair", 0.1, 0.5)
+    d.sometimes("contour_neck", 0.5, 0.1, 0.6)
+    d.loguniform("contour_waves", 0.004, 0.025)
+    d.sometimes("contour_paper", 0.4, 0.01, 0.08)
 
 
 def stands_behind(values: Mapping[str, Value]) -> int:

@@ -141,6 +141,20 @@ def test_holes_lie_over_the_eyes_and_nowhere_else() -> None:
         assert ((body > 0.9) & (inside < 0.1)).sum() > 10
 
 
+def test_holes_have_edges_of_a_pixel_and_rims_of_one_width() -> None:
+    rim = 0.02
+    for changes in ({"holes_rim": 0.0}, {"holes_rim": rim}):
+        _, inside, body = shares(sheet(**PIERCED, holes_height=0.6, **changes))
+        marks = landmarks()[list(EYES[0]), :2].mean(0)
+        column, row = (round((float(v) / compose.BASE_ZOOM + 1) / 2 * SIZE - 0.5) for v in marks)
+        reach = 14  # not as far as the other eye
+        for line in (slice(row - reach, row + reach), column), (row, slice(column - reach, column + reach)):
+            for share in (inside[line], body[line]):
+                assert 0 < ((share > 0) & (share < 1)).sum() <= 4  # two edges
+            white = float((body[line] - inside[line]).sum()) / float(PX) / 2
+            assert white == pytest.approx(changes["holes_rim"], abs=0.15 * rim)
+
+
 def test_through_the_holes_the_holders_eyes_are_seen_and_darker(sim: Simulator, numbers: dict[object, list[int]]):
     """Tiles of even numbers have violet eyes, of odd ones green: as stored, so the camera may do what it likes."""
     index = next(i for i in numbers[False, True]

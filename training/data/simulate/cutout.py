@@ -224,15 +224,28 @@ def _contour_distance(plane: Tensor, by: Cut) -> Tensor:
 
 
 def _hole_distance(plane: Tensor, by: Cut, draws: Sequence[Draws]) -> Tensor:
-    """How far within a hole places (m, H, W, 2) lie, about in tile units, negative on the paper, (m, 1, H, W)."""
+    """How far within a hole places (m, H, W, 2) lie, tile units to first order, (m, 1, H, W)."""
     wide, high = column(draws, "holes").view(-1, 1, 1), column(draws, "holes_height").view(-1, 1, 1)
     places = [facefit.opening(by.marks, eye) for eye in EYES]
-    found = [facefit.oval_distance(plane, at, (wide * at.width, high * at.width)) for at in places]
+    found = [_oval_distance(plane, at, (wide * at.width, high * at.width)) for at in places]
     scale, mouth = column(draws, "holes_mouth").view(-1, 1, 1), facefit.opening(by.marks, MOUTH)
     tall = scale * torch.maximum(mouth.height, 0.35 * mouth.width)
     half = ((scale * mouth.width).clamp_min(1e-3), tall.clamp_min(1e-3))
-    found.append(torch.where((scale > 0).unsqueeze(1), facefit.oval_distance(plane, mouth, half), -1.0))
+    found.append(torch.where((scale > 0).unsqueeze(1), _oval_distance(plane, mouth, half), -1.0))
     return torch.stack(found).amax(0)
+
+
+def _oval_distance(plane: Tensor, at: facefit.Opening, half: tuple[Tensor, Tensor]) -> Tensor:
+    """How far within an ellipse of these half axes (m, 1, 1) round a feature places lie, (m, 1, H, W).
+
+    To first order true on all of its edge, so that edge and rim are as wide at its ends as above and below.
+    """
+    x, y = plane[..., 0] - at.x, plane[..., 1] - at.y
+    u, v = (x * at.cos + y * at.sin) / half[0], (y * at.cos - x * at.sin) / half[1]
+    radius = (u * u + v * v).sqrt()
+    slope = ((u / half[0]) ** 2 + (v / half[1]) ** 2).sqrt().clamp_min(1e-3)
+    distance: Tensor = (1 - radius) * radius.clamp_min(1e-3) / slope
+    return distance.unsqueeze(1)
 
 
 def grip(half: tuple[Tensor, Tensor], centre: Tensor, by: Cut) -> tuple[tuple[Tensor, Tensor], Tensor]:

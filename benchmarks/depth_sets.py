@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fasedge.geometry import crop_square
 from fasedge.types import Box, UInt16Array
-from training.data.simulate import Simulator, compose, depth, mask, wearing
+from training.data.simulate import Simulator, compose, cutout, depth, mask, wearing
 from training.data.simulate.casting import WORN
 from training.data.simulate.draws import Draws
 from training.data.simulate.mesh import MeshBatch
@@ -62,7 +62,9 @@ def simulated(simulator: Simulator, indices: Sequence[int], size: int) -> Iterat
         with one_thread():
             tile, mesh = simulator.scene_of(int(d.values["picture"]))
             worn = _worn(simulator, d, to_tensor(tile[None]), mesh) if species in WORN else None
-            made = depth.depth_maps([d], mesh, worn, size, flat=species in depth.FLAT)
+            _, behind = simulator.scene_of(cutout.stands_behind(d.values))
+            flat = species in depth.FLAT
+            made = depth.depth_maps([d], behind, worn, size, flat=flat, cut=simulator.cut_of([d]))
             box = compose.face_box(compose.view_matrices([d])[0], size)
         yield DepthItem(species, str(d.values.get("subtype", BONA_FIDE)), made[0].numpy().astype(np.uint16), box)
 

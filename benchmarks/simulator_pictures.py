@@ -69,6 +69,7 @@ QUIET_MEDIUM: Mapping[str, Value] = {
     "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.015, "print_white": 0.8,
     "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grey": 0, "print_red": 1.0,
     "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
+    "contour": 0.0, "holes": 0.0,
 }  # fmt: skip
 
 

@@ -75,11 +75,16 @@ REPLAY = {
     "screen_gradient": (0, 0.6),
     "display_band_period": (0.15, 1.5), "display_band_phase": (0, 6.2832),
 }  # fmt: skip
+#: Without meshes there are no holes.
 PRINT = {
     "print_floor": (0.002, 0.045), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
     "print_gamma": (0.9, 1.55), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
     "print_grey": (0, 1), "print_red": (0.92, 1.15), "print_blue": (0.85, 1.12), "paper_noise": (0.003, 0.04),
     "print_banding": (0, 0.08), "print_band_period": (0.02, 0.2), "bend": (-0.9, 0.9), "bend_angle": (-0.5, 0.5),
+    "contour": (0, 0.25), "contour_hair": (0.1, 0.5), "contour_neck": (0, 0.6), "contour_waves": (0.004, 0.025),
+    "contour_paper": (0, 0.08), "holes": (0, 0), "holes_height": (0.5, 1.1), "holes_mouth": (0, 1.2),
+    "holes_rim": (0, 0.012), "holes_shadow": (0.15, 0.65), "holder_x": (-0.02, 0.02), "holder_y": (-0.02, 0.02),
+    "holder_roll": (-0.09, 0.09), "holder_zoom": (0.93, 1.07),
     "crease": (-0.25, 0.25), "crease_place": (-0.9, 0.9),
 }  # fmt: skip
 WORDS = {
@@ -258,6 +263,7 @@ def test_the_face_lies_on_the_medium_and_edges_near_it_are_on_record(drawn: list
         half, centre = (np.array([float(v[f"edge_{a}"]) for a in names]) for names in (("width", "height"), "xy"))
         assert (np.abs(centre) + 1 <= half + 1e-6).all()
         near = bool((np.abs(outline * half + centre) < 1.8).all(1).any())
+        near |= float(v.get("contour", 0)) > 0
         assert int(near) == v["edge_visible"]
         assert near or not v["finger"]
         seen.add(near)
@@ -342,9 +348,10 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
         # stands before a living person's.
         steering |= set() if d.values.get("play_button") else {name for name in watched if name.startswith("play_")}
         # What is not there has no place and no size either.
-        parts = ("glare", "lamp", "flare", "clutter", "controls", "finger", "crease")
+        parts = ("glare", "lamp", "flare", "clutter", "controls", "finger", "crease", "contour", "holes")
         for part in (*parts, "status_bar", "notch", "pointer", "call", "inset"):
             steering |= set() if d.values.get(part) else {name for name in watched if name.startswith(f"{part}_")}
+        steering |= set() if d.values.get("holes") else {name for name in watched if name.startswith("holder_")}
         steering |= {"inset_wanted"}
         if d.values["bona_fide"]:
             steering |= {"native_ratio", "native_lens"}

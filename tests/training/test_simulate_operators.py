@@ -18,6 +18,7 @@ from training.data.simulate import (
     capture,
     colour,
     compose,
+    cutout,
     display,
     light,
     overlay,
@@ -32,8 +33,8 @@ from training.data.work import make_simulator
 from training.errors import ConfigError
 
 SEED, N_DRAWN = 5, 800
-#: Operators of masks and patches alone: nothing here has the meshes that those need.
-WORN = {name for name, found in OPERATORS.items() if found.species <= {"mask", "partial"}}
+#: Operators of masks and patches alone, and holes in prints: nothing here has the meshes that those need.
+WORN = {name for name, found in OPERATORS.items() if found.species <= {"mask", "partial"}} | {"eye_holes"}
 SIZE = 32
 
 
@@ -84,7 +85,8 @@ def test_operators_are_at_work_in_the_species_that_they_name_and_in_no_other(dra
     found = {name: frozenset(species for species, n in at_work[name].items() if n) for name in OPERATORS}
     # Masks and patches need meshes of the faces, which a drawn pack has not.
     every = {species_of(values) for values in drawn}
-    assert found == {name: candidate.species & every for name, candidate in OPERATORS.items()}
+    wanted = {name: candidate.species & every for name, candidate in OPERATORS.items()}
+    assert found == wanted | {"eye_holes": frozenset()}
     assert all(candidate.summary and "\n" not in candidate.summary for candidate in OPERATORS.values())
 
 
@@ -205,7 +207,8 @@ def _medium(d: list[Draws]) -> tuple[Tensor, Tensor]:
     """A medium that fills the view, without rim, hand or controls, shows its content everywhere."""
     plane, px = grid(SIZE, SIZE)[None] * compose.BASE_ZOOM, torch.full((1, 1, 1, 1), SIZE / 2 / compose.BASE_ZOOM)
     black = torch.zeros(1, 3, 1, 1)
-    lit, _ = compose.surround(COLOURS, plane, behind=torch.ones_like(COLOURS), rim_colour=black, draws=d, px=px)
+    behind, cut = torch.ones_like(COLOURS), cutout.plan(d, None)
+    lit, _ = compose.surround(COLOURS, plane, behind=behind, rim_colour=black, draws=d, px=px, cut=cut)
     return lit, COLOURS
 
 
@@ -276,7 +279,7 @@ STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
     "screen": (_light_of_a_screen, (*SCREEN, "moire", "banding", "screen_gradient"), 1e-5),
     "print": (_light_of_a_print, (*INK, "halftone", "paper_noise", "print_banding", "bend", "crease"), 1e-5),
     "reflections": (_reflections, ("glare", "lamp", "room_reflection"), 0.0),
-    "medium": (_medium, ("visible_edge", "rim", "finger", "controls"), 0.0),
+    "medium": (_medium, ("visible_edge", "contour", "rim", "finger", "controls"), 0.0),
     "overlay": (_overlay, ("play_button",), 0.0),
     "interface": (_interface, ("status_bar", "notch", "pointer", "call", "inset"), 0.0),
     "perspective": (_perspective, ("tilt",), 1e-6),
@@ -310,7 +313,7 @@ def test_a_stage_does_nothing_with_its_operators_off_and_something_with_any_one_
     run, names, tolerance = STAGES[stage]
     for name in names:
         # The edge decides whether a rim is in view, and hands and controls sit on it.
-        partners = {"visible_edge"} if name in ("rim", "finger", "controls") else set()
+        partners = {"visible_edge"} if name in ("contour", "rim", "finger", "controls") else set()
         largest = 0.0
         for d in (d for d in draws if OPERATORS[name].off(d.values)):
             nothing = switch_off(d, *OPERATORS)
@@ -347,8 +350,12 @@ def test_parts_to_hold_out_are_found_by_their_parameters(drawn: list[dict[str, V
         shiny = float(values["glare"]) + float(values["lamp"]) + float(values["room_reflection"]) > 0
         assert ("glare" in inside) == shiny
         assert ("hidden_edge" in inside) == (values["edge_visible"] == 0)
+        assert ("contour" in inside) == (float(values.get("contour", 0)) > 0)
+        assert ("eye_holes" in inside) == (float(values.get("holes", 0)) > 0)
     count = Counter(name for values in drawn for name, part in HELD_OUT.items() if part.matches(values))
     kinds = {str(values.get(column)) for values in drawn for column in ("species", "subtype")}
-    assert {"pentile", "glare", "bent", "hidden_edge", *(f"camera:{name}" for name in PROFILES)} <= set(count)
+    assert {"pentile", "glare", "bent", "hidden_edge", "contour", *(f"camera:{name}" for name in PROFILES)} <= set(
+        count
+    )
     assert kinds - {"None"} <= set(count)
     assert {name for name in HELD_OUT if HELD_OUT[name].both_classes} == {f"camera:{name}" for name in PROFILES}

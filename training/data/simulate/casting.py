@@ -50,6 +50,7 @@ class Cast:
         self.wearers = _by_source(
             pictures, (i for i in numbers if turn[i] < WEARER_TURN and shown - {self._identities[i]})
         )
+        self._fitted = frozenset(i for found in self.wearers.values() for i in found)
         worn = WORN if self.wearers else frozenset()
         self.species = {n: SPECIES[n].weight for n in sorted(SPECIES) if n not in WORN or n in worn}
 
@@ -59,9 +60,20 @@ class Cast:
 
     def draw_victim(self, d: Draws) -> None:
         """Draw whose face an instrument shows, never the wearer's: ``victim_source`` and ``victim``."""
+        self._draw_other(d, "victim")
+
+    def can_be_held(self, d: Draws) -> bool:
+        """Whether somebody else can look through the eyes of the picture that is shown: both need a mesh."""
+        return int(d.values["picture"]) in self._fitted
+
+    def draw_holder(self, d: Draws) -> None:
+        """Draw who looks through a sheet, never the person shown: ``holder_source`` and ``holder``."""
+        self._draw_other(d, "holder")
+
+    def _draw_other(self, d: Draws, role: str) -> None:
         own = self._identities[int(d.values["picture"])]
         others = {s: [i for i in found if self._identities[i] != own] for s, found in self.victims.items()}
-        _draw(d, "victim_source", "victim", {s: found for s, found in others.items() if found})
+        _draw(d, f"{role}_source", role, {s: found for s, found in others.items() if found})
 
 
 def head_turn(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
 import torch
 from torch import Tensor
 
-from training.data.simulate import hand
-from training.data.simulate.draws import Draws, column
+from training.data.simulate import cutout, hand
+from training.data.simulate.cutout import Cut
+from training.data.simulate.draws import Draws, Value, column
 from training.data.simulate.optics import apply, blur, grid, homography, sample
 from training.data.simulate.scene import FACE_HALF, TILE_SCALE
 
@@ -145,14 +146,23 @@ def draw_surroundings(d: Draws, subtype: str, rim: tuple[float, float]) -> None:
     x, y = (0.35 * place_x, 0.35 * place_y) if hidden else (place_x * (half_w - 1), place_y * (half_h - 1))
     for name, value in (("edge_width", half_w), ("edge_height", half_h), ("edge_x", x), ("edge_y", y)):
         d.derive(name, value)
-    near = min(half_w - abs(x), half_h - abs(y)) < NEAR_EDGE * seen
+    contoured = bool(d.values.get("contour"))
+    near = contoured or near_edge(d.values)
     d.derive("edge_visible", int(near))
-    cut_out = subtype in CUT_OUT and number == 1
+    cut_out = contoured or (subtype in CUT_OUT and number == 1)
     d.uniform("rim", *((0.0, 0.0) if cut_out else rim))
     draw_room(d)
-    hand.draw_finger(d, 0.4 if near else 0.0)
+    # Beside the lowest or the outermost point of a head a straight finger would miss it.
+    hand.draw_finger(d, 0.4 if near else 0.0, along=0.3 if contoured else 0.8)
     d.sometimes("controls", 0.12, 0.2, 0.9)
     d.uniform("controls_height", 0.04, 0.14)
+
+
+def near_edge(values: Mapping[str, Value]) -> bool:
+    """Whether an edge of a whole medium with these parameters is near enough to be seen, see :data:`NEAR_EDGE`."""
+    seen = float(values.get("canvas_scale", CANVAS_SCALE)) / CANVAS_SCALE
+    ends = (("edge_width", "edge_x"), ("edge_height", "edge_y"))
+    return min(float(values[half]) - abs(float(values[middle])) for half, middle in ends) < NEAR_EDGE * seen
 
 
 def draw_room(d: Draws) -> None:
@@ -195,24 +205,43 @@ def rectangle(draws: Sequence[Draws]) -> tuple[Tensor, Tensor, Tensor]:
     return *_sides(draws), _centre(draws)
 
 
-def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def outline(plane: Tensor, draws: Sequence[Draws], px: Tensor, cut: Cut | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Where the medium's content is, where the medium with its rim, where a finger over it; (B, 1, H, W) each.
 
     Args:
         plane: (B, H, W, 2), canvas positions in tile units, bent as the medium is.
         draws: The samples' parameters.
         px: Canvas pixels per tile unit, (B, 1, 1, 1).
+        cut: Where sheets are cut, if any is.
     """
+    return _held(plane, draws, px, cut)[:3]
+
+
+def _held(
+    plane: Tensor, draws: Sequence[Draws], px: Tensor, cut: Cut | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """As :func:`outline`, and the light that fingers send back, if there are any."""
     (half_w, half_h), centre, rim = _sides(draws), _centre(draws), column(draws, "rim") * FACE_HALF
     inside = coverage(plane, half_w, half_h, centre, px)
     body = coverage(plane, half_w + rim, half_h + rim, centre, px)
+    half = half_w + rim, half_h + rim
+    if cut is not None:
+        cutout.cut(inside, body, plane, draws, px=px, by=cut)
+        half, centre = cutout.grip(half, centre, cut)
     if not _any(draws, "finger"):
-        return inside, body, torch.zeros_like(inside)
-    return inside, body, hand.finger(plane, (half_w + rim, half_h + rim), centre, draws, px)[0]
+        return inside, body, torch.zeros_like(inside), None
+    return inside, body, *hand.finger(plane, half, centre, draws, px)
 
 
 def surround(
-    content: Tensor, plane: Tensor, *, behind: Tensor, rim_colour: Tensor, draws: Sequence[Draws], px: Tensor
+    content: Tensor,
+    plane: Tensor,
+    *,
+    behind: Tensor,
+    rim_colour: Tensor,
+    draws: Sequence[Draws],
+    px: Tensor,
+    cut: Cut | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Put the medium's content into its rim, hands over it and the room behind; linear light.
 
@@ -223,24 +252,24 @@ def surround(
         rim_colour: (B, 3, 1, 1) or (B, 3, H, W), bezel or paper margin.
         draws: The samples' parameters.
         px: Canvas pixels per tile unit, (B, 1, 1, 1).
+        cut: Where sheets are cut, if any is.
 
     Returns:
         The light (B, 3, H, W), and how much of each position is the medium's content (B, 1, H, W).
     """
-    (half_w, half_h), centre, rim = _sides(draws), _centre(draws), column(draws, "rim") * FACE_HALF
+    half_h, centre = _sides(draws)[1], _centre(draws)
     if _any(draws, "controls"):
         bar_height = column(draws, "controls_height", 0.1) * FACE_HALF * 2
         below = (plane[..., 1].unsqueeze(1) - centre[:, 1].view(-1, 1, 1, 1)) - (half_h - bar_height)
         bar = (below * px + 0.5).clamp(0, 1) * column(draws, "controls")
         content = content * (1 - 0.8 * bar)
-    inside, body, finger = outline(plane, draws, px)
+    inside, body, finger, shade = _held(plane, draws, px, cut)
     # Shares of one pixel, so that a rim of no width leaves nothing of itself in the pixels of the edge.
     out = behind * (1 - body) + rim_colour * (body - inside).clamp_min(0) + content * inside
-    if not _any(draws, "finger"):
+    if shade is None:
         return out, inside
     tone = column(draws, "finger_tone", 0.3)
     skin = torch.cat([tone, tone * 0.68, tone * 0.5], 1)
-    shade = hand.finger(plane, (half_w + rim, half_h + rim), centre, draws, px)[1]
     return torch.lerp(out, skin * shade, finger), inside * (1 - finger)
 
 

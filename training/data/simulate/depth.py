@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
-from training.data.simulate import compose, figure, glasses, hair, moment, paper
+from training.data.simulate import compose, cutout, figure, glasses, hair, moment, paper
+from training.data.simulate.cutout import Cut
 from training.data.simulate.depth_camera import draw_depth_camera, draw_driver, measure
 from training.data.simulate.draws import Draws, Value, column
-from training.data.simulate.facefit import WINDOW
+from training.data.simulate.facefit import EYES, WINDOW
 from training.data.simulate.mesh import MeshBatch
 from training.data.simulate.optics import apply, smooth_noise
 from training.data.simulate.scene import FACE_HALF
@@ -47,6 +48,10 @@ _FINGER_M = 0.012
 _SOLID = frozenset({"rigid_mask", "flexible_mask", "mannequin"})
 #: Who wears these has no other glasses, and no eyes to be seen.
 _EYES_PRINTED = frozenset({"printed_eyes", "printed_glasses"})
+#: Corners of both eyes, whose height is that of the eyes.
+_EYE_CORNERS = [corner for eye in EYES for corner in eye[:2]]
+#: Who looks through a sheet stays behind it by this at least.
+_CLEAR_M = 0.004
 #: Where the tilts of views are those of perspective, metres.
 _TILT_SEEN_M = 0.45
 
@@ -86,20 +91,30 @@ def _draw_medium(d: Draws, picture: Mapping[str, Value], species: str) -> None:
     aspect = float(picture["edge_aspect"])
     if aspect < 1 and subtype in {"phone", "tablet", "photo_paper"}:
         width /= aspect
-    face = min(max(width / float(picture["edge_size"]), 0.03), 0.25)
+    # Eyes that fit holes are as far apart as the printed ones: such a sheet shows a face as large as life.
+    holes = bool(picture.get("holes"))
+    face = FACE_BOX_M if holes else min(max(width / float(picture["edge_size"]), 0.03), 0.25)
     d.derive("depth_face", face)
     d.derive("depth_medium_distance", max(float(d.values["depth_distance"]) * face / FACE_BOX_M, _NEAREST_M))
-    cut_out = subtype in compose.CUT_OUT and picture["edge_form"] == "1"
+    cut_out = holes or (subtype in compose.CUT_OUT and picture["edge_form"] == "1")
     # Who wears a cut-out picture has it before the face.
     d.derive("depth_holder", int(d.chance("depth_holder_seen", 0.3) or cut_out))
-    d.uniform("depth_holder_gap", *((0.01, 0.06) if cut_out else (0.08, 0.4)))
+    d.uniform("depth_holder_gap", *((0.005, 0.04) if holes else (0.01, 0.06) if cut_out else (0.08, 0.4)))
     d.sometimes("depth_holder_x", 0.0 if cut_out else 1.0, -0.9, 0.9)
     if species == "replay":
         d.sometimes("depth_lost", 0.5, 0.2, 1.0)
         d.uniform("depth_lost_patches", 0.0, 1.0)
 
 
-def depth_maps(draws: Sequence[Draws], mesh: MeshBatch | None, worn: Worn | None, size: int, *, flat: bool) -> Tensor:
+def depth_maps(
+    draws: Sequence[Draws],
+    mesh: MeshBatch | None,
+    worn: Worn | None,
+    size: int,
+    *,
+    flat: bool,
+    cut: Cut | None = None,
+) -> Tensor:
     """Depth maps of a batch, pixel for pixel over its pictures but for the cameras' misalignment.
 
     Args:
@@ -109,6 +124,7 @@ def depth_maps(draws: Sequence[Draws], mesh: MeshBatch | None, worn: Worn | None
         worn: What they wear, for masks and partial attacks.
         size: Side of the maps in pixels.
         flat: Whether the samples are media.
+        cut: Where sheets are cut, if any is, see :func:`training.data.simulate.cutout.plan`.
 
     Returns:
         int32 (B, size, size), millimetres, 0 = no return, cut at the frame's edge as the pictures are.
@@ -116,7 +132,10 @@ def depth_maps(draws: Sequence[Draws], mesh: MeshBatch | None, worn: Worn | None
     own = [_own_noise(d) for d in draws]
     canvas = compose.canvas(size, draws)
     plane = apply(compose.view_matrices(own), canvas)
-    surface = medium(canvas, plane, mesh, own) if flat else person(canvas, moment.moved(plane, draws), mesh, worn, own)
+    if flat:
+        surface = medium(canvas, plane, mesh, own, cut)
+    else:
+        surface = person(canvas, moment.moved(plane, draws), mesh, worn, own)
     millimetres = measure(surface, own).cpu()
     with torch.device("cpu"):
         return compose.truncate(millimetres, own)
@@ -182,8 +201,10 @@ def _dressed(built: figure.Figure, worn: Worn | None, draws: Sequence[Draws]) ->
     return height, where, beard.where * (1 - where)
 
 
-def medium(canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, draws: Sequence[Draws]) -> Surface:
-    """A screen or a sheet before its holder or a wall; arguments as in :func:`person`."""
+def medium(
+    canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, draws: Sequence[Draws], cut: Cut | None = None
+) -> Surface:
+    """A screen or a sheet before its holder or a wall; arguments as in :func:`person` and :func:`depth_maps`."""
     distance, face = column(draws, "depth_medium_distance", 0.4), column(draws, "depth_face", FACE_BOX_M)
     unit = face / (2 * FACE_HALF)
     depth = sheet_depth(canvas, plane, distance, draws, face_m=face, lean=_lean(distance, face))
@@ -194,12 +215,12 @@ def medium(canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, draws: Sequenc
     across = across - column(draws, "crease_place")
     depth = depth + unit * 0.5 * column(draws, "crease") * torch.sqrt(across**2 + 1e-4)
     px = compose.px_per_tile_unit(canvas.shape[0], draws)
-    inside, body, finger = (share > 0.5 for share in compose.outline(bent, draws, px))
+    inside, body, finger = (share > 0.5 for share in compose.outline(bent, draws, px, cut))
     content = column(draws, "depth_thing", 0.6)
     bezel = torch.tensor([_BEZELS[str(d.values.get("bezel", "white"))] for d in draws]).view(-1, 1, 1, 1)
     returned = torch.where(inside, content, bezel)
     lost = torch.where(inside, _lost(canvas.shape[0], draws), 0.0)
-    behind, behind_return = _behind(canvas, plane, mesh, distance, draws)
+    behind, behind_return = _behind(canvas, plane, mesh, distance, draws, sheet=depth, cut=cut)
     sheet, depth, returned = depth, torch.where(body, depth, behind), torch.where(body, returned, behind_return)
     depth = torch.where(finger, sheet - _FINGER_M, depth)
     returned = torch.where(finger, column(draws, "depth_skin", 0.6), returned)
@@ -213,9 +234,19 @@ def _lost(size: int, draws: Sequence[Draws]) -> Tensor:
 
 
 def _behind(
-    canvas: Tensor, plane: Tensor, mesh: MeshBatch | None, distance: Tensor, draws: Sequence[Draws]
+    canvas: Tensor,
+    plane: Tensor,
+    mesh: MeshBatch | None,
+    distance: Tensor,
+    draws: Sequence[Draws],
+    *,
+    sheet: Tensor,
+    cut: Cut | None,
 ) -> tuple[Tensor, Tensor]:
-    """Depth and return of what is seen beside a medium: its holder, who may be out of view, before the wall."""
+    """Depth and return of what is seen beside a medium: its holder, who may be out of view, before the wall.
+
+    Who looks through holes of a sheet, at ``sheet`` metres, leans as it does, with the eyes behind it by the gap.
+    """
     gap = column(draws, "depth_holder_gap", 0.2)
     holder_m = distance + gap
     # Lengths in the picture grow with the distance: the holder's head is as large as it is there.
@@ -224,6 +255,9 @@ def _behind(
     built = hair.head_hair(figure.figure(mesh, draws), draws)
     beard = hair.beard(built, draws)
     place = plane * scale - offset
+    pierced = [] if cut is None else cut.pierced
+    if cut is not None and pierced:
+        place[pierced] = cutout.onto_holder(plane, cut)
     inside = (place.abs() < WINDOW * 1.5).all(3).unsqueeze(1)
     body = torch.maximum(built.there, beard.where)
     there = (figure.look(body, place, nearest=True) > 0.5) & inside & (column(draws, "depth_holder") > 0)
@@ -231,6 +265,12 @@ def _behind(
     top = figure.look(built.height, torch.zeros_like(place[:, :1, :1])).clamp_min(0.2)
     # Even the nose stays behind the sheet.
     person_m = holder_m - (height - top) * UNIT_M
+    if pierced:
+        face = column(draws, "depth_face", FACE_BOX_M)
+        leaning = away(canvas, holder_m, draws, _lean(distance, face))[pierced]
+        eyes = figure.look(built.height[pierced], built.landmarks[pierced][:, None, _EYE_CORNERS, :2]).mean(3, True)
+        leaning = leaning - (height[pierced] - eyes) * UNIT_M
+        person_m[pierced] = torch.maximum(leaning, sheet[pierced] + _CLEAR_M)
     wall, wall_return = _wall(canvas, holder_m + 0.15, draws)
     skin = column(draws, "depth_skin", 0.6)
     hairs = figure.look(torch.maximum(built.hair, beard.where), place, nearest=True)

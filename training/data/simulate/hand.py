@@ -14,14 +14,19 @@ from training.data.simulate.scene import FACE_HALF
 _SPACING = 2.1
 
 
-def draw_finger(d: Draws, probability: float) -> None:
+def draw_finger(d: Draws, probability: float, along: float = 0.8) -> None:
     """Fingers at one side: half their width, place along the edge, how far they reach over it, tone, how many.
 
     Lengths in halves of the face box's side. A thumb is alone, fingers come in twos to fours; ``finger_uneven`` is the
     difference in reach from one to the next, ``finger_light`` which side of a round thing the light falls on.
+
+    Args:
+        d: The sample's parameters.
+        probability: How often there are any.
+        along: How far from the middle of an edge they may lie, of half its length.
     """
     d.sometimes("finger", probability, 0.10, 0.28)
-    d.uniform("finger_place", -0.8, 0.8)
+    d.uniform("finger_place", -along, along)
     d.uniform("finger_reach", 0.05, 0.45)
     d.loguniform("finger_tone", 0.05, 0.6)
     d.choice("finger_side", ("left", "right", "bottom"))

@@ -77,7 +77,12 @@ def _without_edges(values: Values) -> dict[str, Value]:
     close = float(values["edge_close"]) * seen
     place = {f"edge_{axis}": 0.35 * float(values[f"edge_place_{axis}"]) for axis in "xy"}
     # A hand holds an edge; there is none to see.
-    return {"edge_width": close, "edge_height": close, "finger": 0.0, **place}
+    return {"edge_width": close, "edge_height": close, "finger": 0.0, "contour": 0.0, **place}
+
+
+def _not_cut_out(values: Values) -> dict[str, Value]:
+    """The edges of the sheet that was cut out may be out of view."""
+    return {"edge_visible": int(compose.near_edge(values))} if values.get("contour") else {}
 
 
 _ATTACKER = {
@@ -97,6 +102,12 @@ _MEDIUM = {
         {"edge_hidden": 1, "edge_visible": 0},
         ("edge_*",),
         follows=_without_edges,
+    ),
+    "contour": Operator(
+        "a print cut out along the head", PRINT, {"contour": 0.0}, ("contour_*",), follows=_not_cut_out
+    ),
+    "eye_holes": Operator(
+        "holes in a print, and who looks through them", PRINT, {"holes": 0.0}, ("holes_*", "holder_*", "holder")
     ),
     "rim": Operator("bezel of a screen, margin of a print", FLAT, {"rim": 0.0}, ("bezel",)),
     "finger": Operator("a finger over the medium's edge", FLAT, {"finger": 0.0}, ("finger_*",)),

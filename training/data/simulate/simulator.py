@@ -19,6 +19,7 @@ from training.data.simulate import (
     capture,
     colour,
     compose,
+    cutout,
     depth,
     display,
     light,
@@ -179,8 +180,7 @@ class Simulator:
             d.values |= measured.values
         return d
 
-    @staticmethod
-    def _draw_attack(d: Draws, species: str) -> None:
+    def _draw_attack(self, d: Draws, species: str) -> None:
         subtype = d.choice("subtype", SPECIES[species].subtypes, SPECIES[species].shares)
         compose.draw_view(d, 0.22)
         capture.draw_capture(d)
@@ -193,6 +193,9 @@ class Simulator:
             d.sometimes("screen_gradient", 0.6, 0.0, 0.6)
             d.choice("bezel", ("black", "dark", "white", "silver"), (0.6, 0.2, 0.12, 0.08))
         else:
+            cutout.draw_cutout(d, subtype, held=self._cast.can_be_held(d))
+            if d.values.get("holes"):
+                self._cast.draw_holder(d)
             compose.draw_surroundings(d, subtype, (0.0, 0.35))
             paper.draw_paper(d, subtype)
             light.draw_glare(d, 0.35 if subtype == "photo_paper" else 0.08, 0.25)
@@ -221,6 +224,10 @@ class Simulator:
     def scene_of(self, picture: int) -> tuple[UInt8Array, MeshBatch | None]:
         """Tile of a face picture, uint8 (T, T, 3), and its mesh, if the simulator has meshes."""
         return self._tiles[picture], None if self._meshes is None else self._meshes[[picture]]
+
+    def cut_of(self, draws: Sequence[Draws]) -> cutout.Cut | None:
+        """Where the sheets of some samples are cut, ``None`` where none is."""
+        return cutout.plan(draws, self._meshes)
 
     def render(self, draws: Sequence[Draws]) -> list[Sample]:
         """Make samples from parameters, drawn by :meth:`draw` or altered since.
@@ -285,8 +292,9 @@ class Simulator:
         ]
 
     def _measure(self, species: str, worn: wearing.Worn | None, draws: list[Draws]) -> list[UInt16Array]:
-        mesh = None if self._meshes is None else self._meshes[[int(d.values["picture"]) for d in draws]]
-        found = depth.depth_maps(draws, mesh, worn, self._picture_px, flat=species in depth.FLAT)
+        mesh = None if self._meshes is None else self._meshes[[cutout.stands_behind(d.values) for d in draws]]
+        cut = self.cut_of(draws)
+        found = depth.depth_maps(draws, mesh, worn, self._picture_px, flat=species in depth.FLAT, cut=cut)
         return list(found.numpy().astype(np.uint16))
 
     def _room(self, draws: Sequence[Draws], size: int) -> Tensor:
@@ -360,13 +368,21 @@ class Simulator:
         white = (column(draws, "print_white", 0.8) * (1 + noise)).expand(-1, 3, -1, -1)
         illumination = light.room_light(draws, size)
         behind = self._room(draws, size) * illumination
+        cut, room = self.cut_of(draws), behind / illumination
+        if cut is not None and cut.pierced:
+            room[cut.pierced] = self._holders(plane, px, draws, cut) * cutout.under_sheet(bent, draws, px, cut)
         lit, shows = compose.surround(
-            content * shading, bent, behind=behind / illumination, rim_colour=white * shading, draws=draws, px=px
+            content * shading, bent, behind=room, rim_colour=white * shading, draws=draws, px=px, cut=cut
         )
         gloss = light.glare(draws, size, behind)
         diffuse = content * shading * illumination
         halftone = paper.screen(bent, reflectance, draws, camera.native_sensor(draws))
         return lit * illumination + gloss, 1 + shows * diffuse / (diffuse + gloss).clamp_min(1e-6) * (halftone - 1)
+
+    def _holders(self, plane: Tensor, px: Tensor, draws: list[Draws], cut: cutout.Cut) -> Tensor:
+        """Who stands behind sheets with holes, and their own rooms: linear light (m, 3, H, W)."""
+        tiles = to_tensor(np.stack([self._tiles[int(draws[i].values["holder"])] for i in cut.pierced]))
+        return self._look(colour.bytes_to_linear(tiles), cutout.onto_holder(plane, cut), px[cut.pierced])
 
 
 def _draw_living(d: Draws) -> None:

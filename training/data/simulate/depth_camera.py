@@ -99,14 +99,17 @@ def measure(surface: Surface, draws: Sequence[Draws]) -> Tensor:
     true, reflectivity, mirror = seen[:, :1], seen[:, 1:2], seen[:, 2:]
     noise = torch.stack([d.noise(3, *size) for d in draws])
     chance = torch.special.ndtr(noise[:, 1:])
-    far, near = F.max_pool2d(true, 3, 1, 1), -F.max_pool2d(-true, 3, 1, 1)
-    edge = (far - near > _JUMP_M).float()
-    depth = true + (far - near) * chance[:, :1] * edge * (chance[:, 1:] < column(draws, "depth_flying"))
-    sigma = column(draws, "depth_noise") * (true / 0.5) ** 2 * (1 + 2 * edge)
-    depth = _quantised((depth + sigma * noise[:, :1]).clamp_min(0.05), draws)
     # Exposure follows what stands in the middle: light falls with the square of the distance beyond it.
     middle = true[..., size[0] // 2 : size[0] // 2 + 1, size[1] // 2 : size[1] // 2 + 1]
     lost = reflectivity * (middle / true).clamp_max(1) ** 2 < column(draws, "depth_least_return")
+    # A pixel over an edge mixes what both sides send back; a side that sends nothing back has no part in it.
+    far = F.max_pool2d(torch.where(lost, 0.0, true), 3, 1, 1)
+    near = -F.max_pool2d(torch.where(lost, -torch.inf, -true), 3, 1, 1)
+    edge = ((far - near > _JUMP_M) & ~lost).float()
+    flies = (edge > 0) & (chance[:, 1:] < column(draws, "depth_flying"))
+    depth = torch.where(flies, near + (far - near) * chance[:, :1], true)
+    sigma = column(draws, "depth_noise") * (true / 0.5) ** 2 * (1 + 2 * edge)
+    depth = _quantised((depth + sigma * noise[:, :1]).clamp_min(0.05), draws)
     lost |= mirror * column(draws, "depth_mirror_lost") > chance[:, 1:]
     millimetres = (depth * 1000).round().clamp(1, 65535) * ~(lost | _shadow(true, draws))
     filled = column(draws, "depth_filled") > 0

@@ -54,7 +54,7 @@ QUIET: Mapping[str, Value] = {
     "flare": 0.0, "vignette": 0.1, "aberration": 0.0, "lens_blur": 0.45, "defocus": 0.0, "native_ratio": 3.0,
     "native_lens": 0.4, "motion": 0.0, "shot_noise": 1e-4, "read_noise": 1e-3, "denoise": 0.0, "chroma_denoise": 0.8,
     "camera_saturation": 1.0, "tone_gamma": 1.0, "auto_black": 0.3, "auto_white": 0.2, "tone_contrast": 0.05,
-    "sharpen": 0.3, "small": 0.0, "jpeg_quality": 95, "jpeg_twice": 0, "cut": 0, "cut_tight": 0,
+    "sharpen": 0.3, "small": 0.0, "jpeg_quality": 95, "jpeg_twice": 0, "h264": 0, "cut": 0, "cut_tight": 0,
     "cut_left": 0.0, "cut_top": 0.0, "cut_right": 0.0, "cut_bottom": 0.0, "view_roll": 0.0, "view_zoom": 1.1,
     "view_x": 0.0, "view_y": 0.0, "view_tilt_x": 0.0, "view_tilt_y": 0.0, "view_mirror": 0, "clutter": 0.0,
     "frame": 0, "lens_softness": 0.0,

@@ -33,7 +33,8 @@ COMMON = {
     "denoise": (0, 1.5), "chroma_denoise": (0, 1.8), "camera_saturation": (0.4, 1.4), "tone_gamma": (0.7, 1.3),
     "auto_black": (0, 1), "auto_white": (0, 0.8), "tone_contrast": (-0.2, 0.6),
     "sharpen": (0, 1.3), "small": (0, 3.6), "jpeg_quality": (25, 97),
-    "jpeg_twice": (0, 1), "jpeg_second_quality": (40, 97), "cut": (0, 1), "cut_tight": (0, 1),
+    "jpeg_twice": (0, 1), "jpeg_second_quality": (40, 97), "h264": (0, 1), "h264_qp": (18, 40),
+    "cut": (0, 1), "cut_tight": (0, 1),
     "cut_left": (0, 0.31), "cut_top": (0, 0.27), "cut_right": (0, 0.31), "cut_bottom": (0, 0.27),
     "view_roll": (-0.3, 0.3), "view_zoom": (0.9, 1.12), "view_x": (-0.05, 0.05), "view_y": (-0.05, 0.05),
     "view_tilt_x": (-0.33, 0.33), "view_tilt_y": (-0.33, 0.33), "view_mirror": (0, 1),
@@ -49,6 +50,7 @@ LIVE = {
 MEDIUM = {
     "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.3),
     "capture_small": (0, 3.5), "capture_contrast": (0, 1), "capture_sharpen": (0, 0.9), "capture_quality": (25, 95),
+    "capture_h264": (0, 1), "capture_qp": (20, 41),
     "edge_visible": (0, 1), "edge_hidden": (0, 1), "edge_size": (1, 5), "edge_aspect": (0.45, 2.2),
     "edge_close": (3, 3.1), "edge_place_x": (-0.7, 0.7), "edge_place_y": (-0.7, 0.7), "edge_width": (1, 5),
     "edge_height": (1.05, 4.5), "edge_x": (-2.8, 2.8), "edge_y": (-2.45, 2.45), "rim": (0, 0.35),
@@ -340,6 +342,9 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
             steering |= {"native_ratio", "native_lens"}
             hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}
             steering |= set() if d.values["frame"] else hung
+        # A frame of a video is no JPEG, and a JPEG no frame of a video.
+        steering |= {"jpeg_quality"} if d.values["h264"] else {"h264_qp"}
+        steering |= set() if d.values.get("capture_h264") else {"capture_qp"}
         assert set(watched) - watched.read <= steering | {"background", "jpeg_second_quality"}, species_of(d.values)
         all_drawn |= set(watched)
         all_read |= watched.read

@@ -120,6 +120,7 @@ def test_switching_off_changes_the_picture_alters_only_what_it_says_and_keeps_th
         for d in wanted[name]:
             d.values |= {pattern: 60.0, "native_ratio": 1.0, "native_lens": 0.3, "lens_blur": 0.3, "defocus": 0.0}
             d.values |= {"motion": 0.0, "small": 0.0, "jpeg_quality": 95, "exposure_target": 0.3}
+            d.values |= {"h264": 0}
     altered = {name: [switch_off(d, name) for d in wanted[name]] for name in names}
     for name in names:
         for before, after in zip(wanted[name], altered[name], strict=True):
@@ -262,7 +263,15 @@ def _edge_of_the_picture(d: list[Draws]) -> tuple[Tensor, Tensor]:
     return compose.truncate(picture, d).float(), picture.float()
 
 
-CAPTURE = ("capture_blur", "capture_small", "capture_tone", "capture_sharpen", "capture_saturation", "capture_codec")
+CAPTURE = (
+    "capture_blur",
+    "capture_small",
+    "capture_tone",
+    "capture_sharpen",
+    "capture_saturation",
+    "capture_codec",
+    "capture_h264",
+)
 SCREEN = ("display_tone", "display_gamut", "display_white", "display_black", "display_over")
 INK = ("print_tone", "print_gamut", "print_black", "print_white", "print_tint")
 STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
@@ -279,7 +288,7 @@ STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
     "lens": (_lens, ("lens_blur", "motion", "aberration"), 1e-5),
     "sensor": (_sensor, ("noise",), 1e-6),
     "development": (_development, ("denoise", "camera_gamut", "camera_tone", "auto_levels", "sharpen"), 1e-6),
-    "storage": (_storage, ("small", "jpeg", "jpeg_twice"), 4.1 / 255),
+    "storage": (_storage, ("small", "jpeg", "jpeg_twice", "h264"), 4.1 / 255),
     "edge of the picture": (_edge_of_the_picture, ("truncation",), 0.0),
 }
 #: Patterns coarse enough for the small pictures of these tests, and what is drawn too seldom at a strength that shows.
@@ -287,6 +296,7 @@ STRONG: dict[str, dict[str, Value]] = {
     "moire": {"display_face_px": 8.0, "native_ratio": 1.0, "native_lens": 0.3},
     "halftone": {"print_lines": 8.0, "native_ratio": 1.0, "native_lens": 0.3},
     "jpeg_twice": {"jpeg_second_quality": 40},
+    "h264": {"h264_qp": 40},
 }
 #: Tested elsewhere: on whole pictures.
 ON_PICTURES = {"lens_softness", "display_metering"}
@@ -331,6 +341,7 @@ def test_parts_to_hold_out_are_found_by_their_parameters(drawn: list[dict[str, V
         inside = {name for name, part in HELD_OUT.items() if part.matches(values)}
         assert f"camera:{values['camera']}" in inside
         assert len([name for name in inside if name.startswith("camera:")]) == 1
+        assert ("h264" in inside) == (values["h264"] == 1)
         if values["bona_fide"]:
             assert all(HELD_OUT[name].both_classes for name in inside)
             continue
@@ -344,4 +355,5 @@ def test_parts_to_hold_out_are_found_by_their_parameters(drawn: list[dict[str, V
     kinds = {str(values.get(column)) for values in drawn for column in ("species", "subtype")}
     assert {"pentile", "glare", "bent", "hidden_edge", *(f"camera:{name}" for name in PROFILES)} <= set(count)
     assert kinds - {"None"} <= set(count)
-    assert {name for name in HELD_OUT if HELD_OUT[name].both_classes} == {f"camera:{name}" for name in PROFILES}
+    both = {"h264", *(f"camera:{name}" for name in PROFILES)}
+    assert {name for name in HELD_OUT if HELD_OUT[name].both_classes} == both <= set(count)

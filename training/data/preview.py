@@ -34,7 +34,21 @@ KEY_PARAMETERS: dict[str, tuple[str, ...]] = {
     "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines"),
 }
 #: Of species that are not listed above: what belongs to every sample is left out.
-_COMMON = ("awb", "cut", "light", "view", "room", "jpeg", "capture", "edge", "finger", "camera", "native", "tone")
+_COMMON = (
+    "awb",
+    "cut",
+    "light",
+    "view",
+    "room",
+    "jpeg",
+    "h264",
+    "capture",
+    "edge",
+    "finger",
+    "camera",
+    "native",
+    "tone",
+)
 _LINES, _LINE_PX, _PAD_PX = 4, 13, 4
 _INK, _PAPER = (235, 235, 235), 24
 #: More draws than this per wanted tile, and a rare kind of medium is given up: its row stays short.

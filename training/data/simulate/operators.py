@@ -89,6 +89,9 @@ _ATTACKER = {
     "capture_sharpen": Operator("sharpening by the attacker's camera", FLAT | WORN, {"capture_sharpen": 0.0}),
     "capture_saturation": Operator("colourfulness of the first capture", FLAT | WORN, {"capture_saturation": 1.0}),
     "capture_codec": Operator("compression of the first capture", FLAT | WORN, {"capture_quality": 0}),
+    "capture_h264": Operator(
+        "the first capture is a frame of a video", FLAT | WORN, {"capture_h264": 0}, ("capture_qp",)
+    ),
 }
 _MEDIUM = {
     "visible_edge": Operator(
@@ -202,6 +205,7 @@ _CAMERA = {
         {"jpeg_quality": 100},
         residue="a JPEG of quality 100 still rounds coefficients and halves the colour's resolution",
     ),
+    "h264": Operator("a frame of a video: H.264 instead of JPEG", ALL, {"h264": 0}, ("h264_qp",)),
     "jpeg_twice": Operator("a second compression", ALL, {"jpeg_twice": 0}, ("jpeg_second_quality",)),
     "truncation": Operator(
         "the picture ends close to the face",

@@ -67,8 +67,8 @@ QUIET_MEDIUM: Mapping[str, Value] = {
     "display_gamma": 1.1, "display_saturation": 1.1, "display_kelvin": 7200.0, "display_adaptation": 0.6,
     "display_black": 0.004, "display_metering": 1.0, "display_over": 0.0, "display_fill": 0.8,
     "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.015, "print_white": 0.8,
-    "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grey": 0, "print_red": 1.0,
-    "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
+    "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grain": 0.5, "print_grey": 0,
+    "print_red": 1.0, "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
 }  # fmt: skip
 
 
@@ -196,8 +196,8 @@ def operators(studio: Studio) -> list[list[Cell]]:
     strong: list[tuple[str, str, str, dict[str, Value], bool]] = [
         ("moire", "replay", "monitor", {**close(), "display_face_px": 183.0, "display_fill": 0.55, "view_roll": 0.03,
          "display_layout": "stripe", "native_ratio": 4.0, "native_lens": 0.3, "lens_blur": 0.3}, False),
-        ("halftone", "print", "newsprint", {**close(), "print_lines": 36.0, "print_screen": 0.9, "native_ratio": 3.0,
-         "native_lens": 0.3, "lens_blur": 0.25, "view_zoom": 0.92}, False),
+        ("halftone", "print", "newsprint", {**close(), "print_halftone": "am", "print_lines": 36.0, "print_screen": 0.9,
+         "native_ratio": 3.0, "native_lens": 0.3, "lens_blur": 0.25, "view_zoom": 0.92}, False),
         ("glare", "replay", "tablet", {**framed(1.35, 1.33, 0.2), "glare": 0.25, "glare_x": 0.35, "glare_y": -0.3,
          "glare_size": 0.25, "glare_stretch": 1.0, "bezel": "black"}, True),
         ("flare", BONA_FIDE, "", {"flare": 0.5, "flare_slope": 0.7, "flare_angle": 2.5, "surrounding_light": 2.2,

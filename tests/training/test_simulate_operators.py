@@ -116,7 +116,7 @@ def test_switching_off_changes_the_picture_alters_only_what_it_says_and_keeps_th
     names = [name for name in OPERATORS if name not in WORN]
     # Hands and controls may lie out of view.
     wanted = {name: at_work(draws, name, 8 if name in ("finger", "controls") else 2) for name in names}
-    for name, pattern in (("moire", "display_face_px"), ("halftone", "print_lines")):
+    for name, pattern in (("moire", "display_face_px"), ("halftone", "print_lines"), ("error_diffusion", "print_dots")):
         for d in wanted[name]:
             d.values |= {pattern: 60.0, "native_ratio": 1.0, "native_lens": 0.3, "lens_blur": 0.3, "defocus": 0.0}
             d.values |= {"motion": 0.0, "small": 0.0, "jpeg_quality": 95, "exposure_target": 0.3}
@@ -277,7 +277,11 @@ INK = ("print_tone", "print_gamut", "print_black", "print_white", "print_tint")
 STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
     "capture": (_first_capture, CAPTURE, 1e-6),
     "screen": (_light_of_a_screen, (*SCREEN, "moire", "banding", "screen_gradient"), 1e-5),
-    "print": (_light_of_a_print, (*INK, "halftone", "paper_noise", "print_banding", "bend", "crease"), 1e-5),
+    "print": (
+        _light_of_a_print,
+        (*INK, "halftone", "error_diffusion", "paper_noise", "print_banding", "bend", "crease"),
+        1e-5,
+    ),
     "reflections": (_reflections, ("glare", "lamp", "room_reflection"), 0.0),
     "medium": (_medium, ("visible_edge", "rim", "finger", "controls"), 0.0),
     "overlay": (_overlay, ("play_button",), 0.0),
@@ -295,6 +299,7 @@ STAGES: dict[str, tuple[Stage, tuple[str, ...], float]] = {
 STRONG: dict[str, dict[str, Value]] = {
     "moire": {"display_face_px": 8.0, "native_ratio": 1.0, "native_lens": 0.3},
     "halftone": {"print_lines": 8.0, "native_ratio": 1.0, "native_lens": 0.3},
+    "error_diffusion": {"print_dots": 30.0, "native_ratio": 1.0, "native_lens": 0.3},
     "jpeg_twice": {"jpeg_second_quality": 40},
     "h264": {"h264_qp": 40},
 }
@@ -347,13 +352,15 @@ def test_parts_to_hold_out_are_found_by_their_parameters(drawn: list[dict[str, V
             continue
         assert {values["species"], values["subtype"]} <= inside
         assert ("pentile" in inside) == (values.get("display_layout") == "pentile")
+        assert ("error_diffusion" in inside) == ("print_dots" in values)
+        assert ("capture_h264" in inside) == (values["capture_h264"] == 1)
         assert ("bent" in inside) == bool(values.get("bend", 0) or values.get("crease", 0))
         shiny = float(values["glare"]) + float(values["lamp"]) + float(values["room_reflection"]) > 0
         assert ("glare" in inside) == shiny
         assert ("hidden_edge" in inside) == (values["edge_visible"] == 0)
     count = Counter(name for values in drawn for name, part in HELD_OUT.items() if part.matches(values))
     kinds = {str(values.get(column)) for values in drawn for column in ("species", "subtype")}
-    assert {"pentile", "glare", "bent", "hidden_edge", *(f"camera:{name}" for name in PROFILES)} <= set(count)
+    assert {"pentile", "glare", "bent", "hidden_edge", "error_diffusion", "capture_h264"} <= set(count)
     assert kinds - {"None"} <= set(count)
     both = {"h264", *(f"camera:{name}" for name in PROFILES)}
     assert {name for name in HELD_OUT if HELD_OUT[name].both_classes} == both <= set(count)

@@ -29,9 +29,9 @@ from training.errors import DataError
 KEY_PARAMETERS: dict[str, tuple[str, ...]] = {
     BONA_FIDE: ("exposure_target", "lens_softness", "light_gradient", "light_kelvin", "clutter", "frame"),
     "replay": ("display_face_px", "display_layout", "display_black", "display_gamma", "glare", "edge_visible"),
-    "print": ("print_lines", "print_white", "bend", "crease", "print_saturation", "edge_visible"),
+    "print": ("print_lines", "print_dots", "print_white", "bend", "crease", "print_saturation", "edge_visible"),
     "mask": ("mask_size", "mask_rim", "mask_gloss", "mask_smooth", "mask_wrinkles", "mask_stand_off", "mask_colour"),
-    "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines"),
+    "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines", "print_dots"),
 }
 #: Of species that are not listed above: what belongs to every sample is left out.
 _COMMON = (

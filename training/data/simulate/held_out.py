@@ -55,6 +55,7 @@ def _edgeless(values: Values) -> bool:
 
 def _parts() -> Iterator[tuple[str, HeldOut]]:
     yield "pentile", HeldOut("screens with a PenTile layout", _is("display_layout", "pentile"))
+    yield "error_diffusion", HeldOut("prints of scattered dots", _is("print_halftone", "fm"))
     yield "glare", HeldOut("media with a highlight or a reflection", _shiny)
     yield "bent", HeldOut("bent or folded prints", _bent)
     yield "hidden_edge", HeldOut("attacks whose medium fills the picture", _edgeless)

@@ -137,11 +137,12 @@ _SCREEN = {
 }
 _PAPER = {
     "halftone": Operator(
-        "dots of the print, aliased on the camera's sensor",
+        "dots of the print in lines, aliased on the camera's sensor",
         INKED,
         {"print_screen": 0.0},
         ("print_lines", "print_phase"),
     ),
+    "error_diffusion": Operator("scattered dots of the print, as noise", INKED, {"print_grain": 0.0}, ("print_dots",)),
     "print_tone": Operator("the tone curve that a print adds", INKED, {"print_gamma": 1.0}),
     "print_gamut": Operator("colourfulness of inks, grey prints", INKED, {"print_saturation": 1.0, "print_grey": 0}),
     "print_black": Operator("ink that is not black", INKED, {"print_floor": 0.0}),
@@ -232,6 +233,7 @@ DECLARED: Mapping[str, str] = {
     "mask_*": "place, size, shape and light of a worn mask",
     "patch_*": "place and shape of a worn patch",
     "glasses_*": "shape and colour of worn glasses",
+    "print_halftone": "dots of a print in lines or scattered",
     "room_*": "the room behind a medium or in a frame",
 }
 

@@ -54,7 +54,7 @@ QUIET: Mapping[str, Value] = {
     "flare": 0.0, "vignette": 0.1, "aberration": 0.0, "lens_blur": 0.45, "defocus": 0.0, "native_ratio": 3.0,
     "native_lens": 0.4, "motion": 0.0, "shot_noise": 1e-4, "read_noise": 1e-3, "denoise": 0.0, "chroma_denoise": 0.8,
     "camera_saturation": 1.0, "tone_gamma": 1.0, "auto_black": 0.3, "auto_white": 0.2, "tone_contrast": 0.05,
-    "sharpen": 0.3, "small": 0.0, "jpeg_quality": 95, "jpeg_twice": 0, "cut": 0, "cut_tight": 0,
+    "sharpen": 0.3, "small": 0.0, "jpeg_quality": 95, "jpeg_twice": 0, "h264": 0, "cut": 0, "cut_tight": 0,
     "cut_left": 0.0, "cut_top": 0.0, "cut_right": 0.0, "cut_bottom": 0.0, "view_roll": 0.0, "view_zoom": 1.1,
     "view_x": 0.0, "view_y": 0.0, "view_tilt_x": 0.0, "view_tilt_y": 0.0, "view_mirror": 0, "clutter": 0.0,
     "frame": 0, "lens_softness": 0.0,
@@ -67,8 +67,8 @@ QUIET_MEDIUM: Mapping[str, Value] = {
     "display_gamma": 1.1, "display_saturation": 1.1, "display_kelvin": 7200.0, "display_adaptation": 0.6,
     "display_black": 0.004, "display_metering": 1.0, "display_over": 0.0, "display_fill": 0.8,
     "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.015, "print_white": 0.8,
-    "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grey": 0, "print_red": 1.0,
-    "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
+    "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grain": 0.5, "print_grey": 0,
+    "print_red": 1.0, "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
     "contour": 0.0, "holes": 0.0,
 }  # fmt: skip
 
@@ -197,8 +197,8 @@ def operators(studio: Studio) -> list[list[Cell]]:
     strong: list[tuple[str, str, str, dict[str, Value], bool]] = [
         ("moire", "replay", "monitor", {**close(), "display_face_px": 183.0, "display_fill": 0.55, "view_roll": 0.03,
          "display_layout": "stripe", "native_ratio": 4.0, "native_lens": 0.3, "lens_blur": 0.3}, False),
-        ("halftone", "print", "newsprint", {**close(), "print_lines": 36.0, "print_screen": 0.9, "native_ratio": 3.0,
-         "native_lens": 0.3, "lens_blur": 0.25, "view_zoom": 0.92}, False),
+        ("halftone", "print", "newsprint", {**close(), "print_halftone": "am", "print_lines": 36.0, "print_screen": 0.9,
+         "native_ratio": 3.0, "native_lens": 0.3, "lens_blur": 0.25, "view_zoom": 0.92}, False),
         ("glare", "replay", "tablet", {**framed(1.35, 1.33, 0.2), "glare": 0.25, "glare_x": 0.35, "glare_y": -0.3,
          "glare_size": 0.25, "glare_stretch": 1.0, "bezel": "black"}, True),
         ("flare", BONA_FIDE, "", {"flare": 0.5, "flare_slope": 0.7, "flare_angle": 2.5, "surrounding_light": 2.2,

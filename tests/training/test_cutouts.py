@@ -170,7 +170,8 @@ def test_through_the_holes_the_holders_eyes_are_seen_and_darker(sim: Simulator, 
         red, middle, blue = picture[round(y), round(x)]
         assert (middle > max(red, blue)) if green else (middle < min(red, blue))
         levels.append(red + middle + blue)
-    assert levels[0] > 1.15 * levels[1]
+    # In the middle of a hole half of the shadow is left: 0.9 and 0.7 of the light, a tenth in sRGB.
+    assert levels[0] > 1.07 * levels[1]
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.15])

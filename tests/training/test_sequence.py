@@ -330,4 +330,5 @@ def test_face_mask_depth_and_box_move_together(
     moved = [min(range(-9, 10), key=lambda by: away(frames, by)) for frames in (clip.depth_mm, clip.frames)]
     assert moved[0] == shift
     assert abs(moved[1] - shift) <= 1  # noise, and light that stays
-    assert away(clip.depth_mm, shift) < 0.1 * away(clip.depth_mm, 0)
+    # A share of the box may be the wall beside a small head, which stays.
+    assert away(clip.depth_mm, shift) < 0.25 * away(clip.depth_mm, 0)

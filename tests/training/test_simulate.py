@@ -34,7 +34,8 @@ COMMON = {
     "denoise": (0, 1.5), "chroma_denoise": (0, 1.8), "camera_saturation": (0.4, 1.4), "tone_gamma": (0.7, 1.3),
     "auto_black": (0, 1), "auto_white": (0, 0.8), "tone_contrast": (-0.2, 0.6),
     "sharpen": (0, 1.3), "small": (0, 3.6), "jpeg_quality": (25, 97),
-    "jpeg_twice": (0, 1), "jpeg_second_quality": (40, 97), "cut": (0, 1), "cut_tight": (0, 1),
+    "jpeg_twice": (0, 1), "jpeg_second_quality": (40, 97), "h264": (0, 1), "h264_qp": (18, 40),
+    "cut": (0, 1), "cut_tight": (0, 1),
     "cut_left": (0, 0.31), "cut_top": (0, 0.27), "cut_right": (0, 0.31), "cut_bottom": (0, 0.27),
     "view_roll": (-0.3, 0.3), "view_zoom": (0.9, 1.12), "view_x": (-0.05, 0.05), "view_y": (-0.05, 0.05),
     "view_tilt_x": (-0.33, 0.33), "view_tilt_y": (-0.33, 0.33), "view_mirror": (0, 1),
@@ -51,6 +52,7 @@ LIVE = {
 MEDIUM = {
     "capture_blur": (0, 1.6), "capture_gamma": (0.85, 1.2), "capture_saturation": (0.8, 1.3),
     "capture_small": (0, 3.5), "capture_contrast": (0, 1), "capture_sharpen": (0, 0.9), "capture_quality": (25, 95),
+    "capture_h264": (0, 1), "capture_qp": (20, 41),
     "edge_visible": (0, 1), "edge_hidden": (0, 1), "edge_size": (1, 5), "edge_aspect": (0.45, 2.2),
     "edge_close": (3, 3.1), "edge_place_x": (-0.7, 0.7), "edge_place_y": (-0.7, 0.7), "edge_width": (1, 5),
     "edge_height": (1.05, 4.5), "edge_x": (-2.8, 2.8), "edge_y": (-2.45, 2.45), "rim": (0, 0.35),
@@ -79,6 +81,7 @@ REPLAY = {
 PRINT = {
     "print_floor": (0.002, 0.045), "print_white": (0.45, 0.95), "print_saturation": (0.5, 1.4),
     "print_gamma": (0.9, 1.55), "print_lines": (35, 1200), "print_screen": (0.2, 0.9), "print_phase": (0, 6.2832),
+    "print_dots": (150, 3000), "print_grain": (0.2, 0.9),
     "print_grey": (0, 1), "print_red": (0.92, 1.15), "print_blue": (0.85, 1.12), "paper_noise": (0.003, 0.04),
     "print_banding": (0, 0.08), "print_band_period": (0.02, 0.2), "bend": (-0.9, 0.9), "bend_angle": (-0.5, 0.5),
     "contour": (0, 0.25), "contour_hair": (0.1, 0.5), "contour_neck": (0, 0.6), "contour_waves": (0.004, 0.025),
@@ -87,13 +90,15 @@ PRINT = {
     "holder_roll": (-0.09, 0.09), "holder_zoom": (0.93, 1.07),
     "crease": (-0.25, 0.25), "crease_place": (-0.9, 0.9),
 }  # fmt: skip
+#: What only dots in lines have, and what only scattered ones have.
+LINES, SCATTER = {"print_lines", "print_screen", "print_phase"}, {"print_dots", "print_grain"}
 WORDS = {
     "species": {"replay", "print"}, "source": {"studio", "office"}, "sensor_px": {"192", "240"},
     "camera": {"webcam_480p", "webcam_1080p", "phone_front", "phone_back", "kiosk", "low_light"},
     "subtype": {name for species in SPECIES.values() for name in species.subtypes},
     "display_layout": {"stripe", "pentile"}, "bezel": {"black", "dark", "white", "silver"},
     "inset_corner": {"upper_left", "upper_right", "lower_left", "lower_right"},
-    "finger_side": {"left", "right", "bottom"}, "edge_form": {"0", "1"},
+    "finger_side": {"left", "right", "bottom"}, "edge_form": {"0", "1"}, "print_halftone": {"am", "fm"},
 }  # fmt: skip
 
 
@@ -177,7 +182,8 @@ def test_everything_drawn_lies_in_its_range_and_nothing_is_drawn_that_has_none(d
     for values in drawn:
         allowed = ranges[species_of(values)]
         numbers = {name: value for name, value in values.items() if name not in WORDS}
-        assert numbers.keys() == allowed.keys()
+        absent = {"am": SCATTER, "fm": LINES}.get(str(values.get("print_halftone")), set())
+        assert numbers.keys() == allowed.keys() - absent
         for name, value in numbers.items():
             low, high = allowed[name]
             assert low - 1e-9 <= float(value) <= high + 1e-9, (name, value)
@@ -357,6 +363,9 @@ def test_every_parameter_that_is_drawn_is_used_and_every_one_that_is_used_is_dra
             steering |= {"native_ratio", "native_lens"}
             hung = {"background"} | {name for name in watched if name.startswith(("frame_", "room_"))}
             steering |= set() if d.values["frame"] else hung
+        # A frame of a video is no JPEG, and a JPEG no frame of a video.
+        steering |= {"jpeg_quality"} if d.values["h264"] else {"h264_qp"}
+        steering |= set() if d.values.get("capture_h264") else {"capture_qp"}
         assert set(watched) - watched.read <= steering | {"background", "jpeg_second_quality"}, species_of(d.values)
         all_drawn |= set(watched)
         all_read |= watched.read

@@ -15,13 +15,16 @@ from training.data.simulate import BONA_FIDE, SPECIES, Sample, Simulator, camera
 from training.data.simulate.scene import build_tiles, read_backgrounds
 from training.data.work import make_simulator
 
-SEED, N = 5, 24
+SEED, N = 5, 40
 #: Rounding differs from device to device, and a compressed picture now and then lands on the other side of a step.
 SHARE_WITHIN, LEVELS = 0.999, 2
 #: The same of each single sample with meshes and depth; of depth, in millimetres: a return on the other side of a step
 #: of the disparity, or of the least that is measured, is another value altogether, but there are few.
 SHARE_OF_EACH, MILLIMETRES = 0.995, 1
 
+
+#: The same of pictures with H.264 in them: its blocks are predicted from their neighbours, so one rounding goes on.
+SHARE_OF_VIDEO, VIDEO_MEAN = 0.85, 1.0
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 
@@ -59,6 +62,10 @@ def kinds(worn: Simulator) -> list[int]:
     return [i for numbers in found.values() for i in numbers[:2]]
 
 
+def is_video(sample: Sample) -> bool:
+    return bool(sample.params["h264"] or sample.params.get("capture_h264"))
+
+
 def assert_the_same(found: list[Sample], expected: list[Sample]) -> None:
     for a, b in zip(found, expected, strict=True):
         assert (a.label, a.species, a.params) == (b.label, b.species, b.params)
@@ -66,16 +73,19 @@ def assert_the_same(found: list[Sample], expected: list[Sample]) -> None:
     away = np.abs(
         np.stack([s.picture for s in found]).astype(int) - np.stack([s.picture for s in expected]).astype(int)
     )
-    assert (away <= LEVELS).mean() >= SHARE_WITHIN
+    video = np.array([is_video(s) for s in expected])
+    assert (away[~video] <= LEVELS).mean() >= SHARE_WITHIN
+    assert (away[video] <= LEVELS).mean() >= SHARE_OF_VIDEO
     # A share over all would let one sample in a thousand be another picture altogether.
-    assert away.mean((1, 2, 3)).max() < 0.5
+    assert away[~video].mean((1, 2, 3)).max() < 0.5
+    assert away[video].mean((1, 2, 3)).max() < VIDEO_MEAN
 
 
 def assert_each_the_same(found: list[Sample], expected: list[Sample]) -> None:
     for a, b in zip(found, expected, strict=True):
         assert (a.subtype, a.params) == (b.subtype, b.params)
         away = np.abs(a.picture.astype(int) - b.picture.astype(int))
-        assert (away <= LEVELS).mean() >= SHARE_OF_EACH, a.subtype
+        assert (away <= LEVELS).mean() >= (SHARE_OF_VIDEO if is_video(a) else SHARE_OF_EACH), a.subtype
         assert a.depth_mm is not None
         assert b.depth_mm is not None
         away_mm = np.abs(a.depth_mm.astype(int) - b.depth_mm.astype(int))

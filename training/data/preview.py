@@ -29,12 +29,26 @@ from training.errors import DataError
 KEY_PARAMETERS: dict[str, tuple[str, ...]] = {
     BONA_FIDE: ("exposure_target", "lens_softness", "light_gradient", "light_kelvin", "clutter", "frame"),
     "replay": ("display_face_px", "display_layout", "display_black", "display_gamma", "glare", "edge_visible"),
-    "print": ("print_lines", "print_white", "bend", "crease", "print_saturation", "edge_visible"),
+    "print": ("print_lines", "print_dots", "print_white", "bend", "crease", "print_saturation", "edge_visible"),
     "mask": ("mask_size", "mask_rim", "mask_gloss", "mask_smooth", "mask_wrinkles", "mask_stand_off", "mask_colour"),
-    "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines"),
+    "partial": ("mask_size", "mask_edge", "mask_stand_off", "mask_flat", "mask_crease", "print_lines", "print_dots"),
 }
 #: Of species that are not listed above: what belongs to every sample is left out.
-_COMMON = ("awb", "cut", "light", "view", "room", "jpeg", "capture", "edge", "finger", "camera", "native", "tone")
+_COMMON = (
+    "awb",
+    "cut",
+    "light",
+    "view",
+    "room",
+    "jpeg",
+    "h264",
+    "capture",
+    "edge",
+    "finger",
+    "camera",
+    "native",
+    "tone",
+)
 _LINES, _LINE_PX, _PAD_PX = 4, 13, 4
 _INK, _PAPER = (235, 235, 235), 24
 #: More draws than this per wanted tile, and a rare kind of medium is given up: its row stays short.

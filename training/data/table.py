@@ -44,7 +44,7 @@ class SampleRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 #: Version of what the simulator makes: another one for the same seed is another picture.
-SIMULATOR_VERSION = 5
+SIMULATOR_VERSION = 6
 
 
 class SetInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
 from training.data.simulate import colour, compose
-from training.data.simulate.codec import ByteArray, jpeg_once, to_uint8
+from training.data.simulate.codec import ByteArray, h264_once, jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.moire import Sensor
 from training.data.simulate.moment import held
@@ -64,6 +64,8 @@ def draw_camera(d: Draws) -> None:
     d.integer("jpeg_quality", *(int(q) for q in profile.quality))
     d.chance("jpeg_twice", profile.recoded)
     d.integer("jpeg_second_quality", 40, 98)
+    d.chance("h264", profile.video)
+    d.integer("h264_qp", 18, 41)
 
 
 def lens_sigma(draws: Sequence[Draws]) -> Tensor:
@@ -242,7 +244,8 @@ def _sorted(values: Tensor) -> Tensor:
 def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> ByteArray:
     """Scale to the stored size and compress: uint8 (B, size, size, 3).
 
-    A small face is a picture that was compressed while it was small; it is enlarged again for the network.
+    A small face is a picture that was compressed while it was small; it is enlarged again for the network. A frame of
+    a video is H.264 instead of JPEG, and JPEG besides where pictures are compressed twice.
     """
     pictures = shrink(to_uint8(srgb), size)
     for i, d in enumerate(draws):
@@ -252,7 +255,10 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> ByteArray:
         if factor > 1:
             side = max(16, round(size / factor))
             picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-        picture = jpeg_once(picture, int(value["jpeg_quality"]))
+        if value.get("h264"):
+            picture = h264_once(picture, int(value["h264_qp"]))
+        else:
+            picture = jpeg_once(picture, int(value["jpeg_quality"]))
         if value["jpeg_twice"]:
             picture = jpeg_once(picture, int(value["jpeg_second_quality"]))
         if factor > 1:

@@ -9,13 +9,21 @@ import numpy as np
 from torch import Tensor
 
 from training.data.simulate import colour
-from training.data.simulate.codec import ByteArray, from_uint8, jpeg_once, to_uint8
+from training.data.simulate.codec import ByteArray, from_uint8, h264_once, jpeg_once, to_uint8
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import blur
 
+#: How often the first capture is a frame of a video: of what is replayed, of what is printed.
+REPLAYED_VIDEO, PRINTED_VIDEO = 0.35, 0.1
 
-def draw_capture(d: Draws) -> None:
-    """Blur, size, tone and codec of the attacker's camera, or of the picture found online."""
+
+def draw_capture(d: Draws, video: float) -> None:
+    """Blur, size, tone and codec of the attacker's camera, or of the picture found online.
+
+    Args:
+        d: Draws the parameters.
+        video: Probability that it is a frame of a video, stored as H.264 instead of JPEG.
+    """
     d.sometimes("capture_blur", 0.5, 0.0, 1.6)
     # Video calls and social networks shrink what they pass on.
     d.sometimes("capture_small", 0.3, 1.2, 3.5)
@@ -25,6 +33,8 @@ def draw_capture(d: Draws) -> None:
     d.sometimes("capture_sharpen", 0.4, 0.1, 0.9)
     d.uniform("capture_saturation", 0.8, 1.3)
     d.integer("capture_quality", 25, 96)
+    d.chance("capture_h264", video)
+    d.integer("capture_qp", 20, 42)
 
 
 def attackers_capture(tiles: Tensor, draws: Sequence[Draws]) -> Tensor:
@@ -64,7 +74,9 @@ def _passed_on(picture: ByteArray, d: Draws) -> ByteArray:
         side = max(16, round(size / factor))
         picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     quality = int(d.values.get("capture_quality", 0))
-    if quality > 0:
+    if d.values.get("capture_h264"):
+        picture = h264_once(picture, int(d.values["capture_qp"]))
+    elif quality > 0:
         picture = jpeg_once(picture, quality)
     if factor > 1:
         picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,6 +1,8 @@
-"""JPEG as cameras and messengers apply it."""
+"""JPEG and H.264 as cameras and messengers apply them."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -10,6 +12,9 @@ from torch import Tensor
 from training.errors import TrainingError
 
 ByteArray = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+#: Options of the encoder. One thread and no code that depends on the processor: the same bytes everywhere.
+_X264 = {"preset": "veryfast", "tune": "zerolatency", "threads": "1", "x264-params": "cpu-independent=1"}
 
 
 def jpeg(srgb: Tensor, quality: Tensor) -> Tensor:
@@ -34,6 +39,66 @@ def jpeg_once(rgb: ByteArray, quality: int) -> ByteArray:
     if decoded is None:
         raise TrainingError("OpenCV could not make a JPEG: is its JPEG codec missing?")
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def h264_once(rgb: ByteArray, qp: int) -> ByteArray:
+    """H.264 round trip of one picture, as a lone intra frame: 4:2:0, deblocked, all macroblocks of one quantiser.
+
+    Values are full-range BT.601, as phones record them. Odd sides are padded by repeating the edge, and cut again.
+
+    Args:
+        rgb: uint8 (H, W, 3), red first.
+        qp: Quantisation parameter, 0 (finest) to 51; a step of 6 doubles the quantiser's step.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        TrainingError: There is no PyAV, or its FFmpeg has no x264.
+
+    Source: ITU-T H.264.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise TrainingError(f"pictures stored as H.264 need PyAV (pip install av): {error}") from error
+    height, width = rgb.shape[:2]
+    yuv = _to_yuv420(rgb)
+    try:
+        encoder = av.CodecContext.create("libx264", "w")
+        decoder = av.CodecContext.create("h264", "r")
+    except ValueError as error:
+        raise TrainingError(f"this PyAV cannot store H.264: its FFmpeg has no codec {error}") from error
+    assert isinstance(encoder, av.VideoCodecContext)
+    assert isinstance(decoder, av.VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = yuv.shape[1], yuv.shape[0] * 2 // 3, "yuv420p"
+    encoder.time_base = Fraction(1, 25)
+    encoder.options = _X264 | {"qp": str(int(qp))}
+    decoder.thread_count = 1
+    packets = [*encoder.encode(av.VideoFrame.from_ndarray(yuv, format="yuv420p")), *encoder.encode(None)]
+    frames = [frame for packet in [*packets, None] for frame in decoder.decode(packet)]
+    if len(frames) != 1:
+        raise TrainingError(f"one picture went into H.264 and {len(frames)} came out")
+    return _from_yuv420(np.asarray(frames[0].to_ndarray(), np.uint8))[:height, :width]
+
+
+def _to_yuv420(rgb: ByteArray) -> ByteArray:
+    """uint8 (H, W, 3) to planes of luma and halved blue and red difference, one below the other; sides made even."""
+    height, width = rgb.shape[:2]
+    even = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+    luma, red, blue = cv2.split(cv2.cvtColor(even, cv2.COLOR_RGB2YCrCb))
+    half = (luma.shape[1] // 2, luma.shape[0] // 2)
+    planes = [luma, *(cv2.resize(plane, half, interpolation=cv2.INTER_AREA) for plane in (blue, red))]
+    return np.concatenate([np.asarray(p, np.uint8).ravel() for p in planes]).reshape(-1, luma.shape[1])
+
+
+def _from_yuv420(yuv: ByteArray) -> ByteArray:
+    """What :func:`_to_yuv420` made, as uint8 (H, W, 3)."""
+    height, width = yuv.shape[0] * 2 // 3, yuv.shape[1]
+    luma = yuv[:height]
+    halved = yuv[height:].reshape(2, height // 2, width // 2)
+    blue, red = (cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in halved)
+    return np.asarray(cv2.cvtColor(cv2.merge([luma, red, blue]), cv2.COLOR_YCrCb2RGB), np.uint8)
 
 
 def to_uint8(srgb: Tensor) -> ByteArray:

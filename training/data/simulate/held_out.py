@@ -20,8 +20,8 @@ class HeldOut:
     Attributes:
         summary: What it is.
         matches: Whether a sample, by its parameters, belongs to it.
-        both_classes: Living people belong to it too (cameras); else it is a kind of attack, and is tested against all
-            living people.
+        both_classes: Living people belong to it too (cameras and their codec); else it is a kind of attack, and is
+            tested against all living people.
     """
 
     summary: str
@@ -35,6 +35,10 @@ def _number(values: Values, name: str) -> float:
 
 def _is(name: str, value: str) -> Callable[[Values], bool]:
     return lambda values: values.get(name) == value
+
+
+def _on(name: str) -> Callable[[Values], bool]:
+    return lambda values: _number(values, name) > 0
 
 
 def _shiny(values: Values) -> bool:
@@ -55,11 +59,14 @@ def _edgeless(values: Values) -> bool:
 
 def _parts() -> Iterator[tuple[str, HeldOut]]:
     yield "pentile", HeldOut("screens with a PenTile layout", _is("display_layout", "pentile"))
+    yield "error_diffusion", HeldOut("prints of scattered dots", _is("print_halftone", "fm"))
     yield "glare", HeldOut("media with a highlight or a reflection", _shiny)
     yield "bent", HeldOut("bent or folded prints", _bent)
     yield "hidden_edge", HeldOut("attacks whose medium fills the picture", _edgeless)
     yield "contour", HeldOut("prints cut out along the head", _above_zero("contour"))
     yield "eye_holes", HeldOut("prints with holes through which somebody looks", _above_zero("holes"))
+    yield "capture_h264", HeldOut("attacks whose first capture is a frame of a video", _on("capture_h264"))
+    yield "h264", HeldOut("pictures that the camera stored as H.264", _on("h264"), both_classes=True)
     for species, kinds in SPECIES.items():
         yield species, HeldOut(f"all attacks of the species {species}", _is("species", species))
         for subtype in kinds.subtypes:

@@ -94,6 +94,9 @@ _ATTACKER = {
     "capture_sharpen": Operator("sharpening by the attacker's camera", FLAT | WORN, {"capture_sharpen": 0.0}),
     "capture_saturation": Operator("colourfulness of the first capture", FLAT | WORN, {"capture_saturation": 1.0}),
     "capture_codec": Operator("compression of the first capture", FLAT | WORN, {"capture_quality": 0}),
+    "capture_h264": Operator(
+        "the first capture is a frame of a video", FLAT | WORN, {"capture_h264": 0}, ("capture_qp",)
+    ),
 }
 _MEDIUM = {
     "visible_edge": Operator(
@@ -150,11 +153,12 @@ _SCREEN = {
 }
 _PAPER = {
     "halftone": Operator(
-        "dots of the print, aliased on the camera's sensor",
+        "dots of the print in lines, aliased on the camera's sensor",
         INKED,
         {"print_screen": 0.0},
         ("print_lines", "print_phase"),
     ),
+    "error_diffusion": Operator("scattered dots of the print, as noise", INKED, {"print_grain": 0.0}, ("print_dots",)),
     "print_tone": Operator("the tone curve that a print adds", INKED, {"print_gamma": 1.0}),
     "print_gamut": Operator("colourfulness of inks, grey prints", INKED, {"print_saturation": 1.0, "print_grey": 0}),
     "print_black": Operator("ink that is not black", INKED, {"print_floor": 0.0}),
@@ -220,6 +224,7 @@ _CAMERA = {
         {"jpeg_quality": 100},
         residue="a JPEG of quality 100 still rounds coefficients and halves the colour's resolution",
     ),
+    "h264": Operator("a frame of a video: H.264 instead of JPEG", ALL, {"h264": 0}, ("h264_qp",)),
     "jpeg_twice": Operator("a second compression", ALL, {"jpeg_twice": 0}, ("jpeg_second_quality",)),
     "truncation": Operator(
         "the picture ends close to the face",
@@ -246,6 +251,7 @@ DECLARED: Mapping[str, str] = {
     "mask_*": "place, size, shape and light of a worn mask",
     "patch_*": "place and shape of a worn patch",
     "glasses_*": "shape and colour of worn glasses",
+    "print_halftone": "dots of a print in lines or scattered",
     "room_*": "the room behind a medium or in a frame",
 }
 

@@ -35,6 +35,8 @@ class Profile:
         small: Probability and largest factor by which the picture was smaller when it was compressed.
         quality: JPEG quality of the stored picture.
         recoded: Probability of a second compression.
+        video: Probability that the picture is a frame of a video, stored as H.264: streams of webcams and door stations
+            more often than pictures of phones.
     """
 
     share: float
@@ -54,6 +56,7 @@ class Profile:
     small: Range
     quality: Range
     recoded: float
+    video: float
 
 
 #: Profiles by name. Magnitudes: read noise and full well of small sensors after EMVA 1288 data sheets (2,000 to 20,000
@@ -77,6 +80,7 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.6, 3.6),
         quality=(25, 92),
         recoded=0.4,
+        video=0.3,
     ),
     "webcam_1080p": Profile(
         share=0.20,
@@ -96,6 +100,7 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.45, 2.8),
         quality=(40, 96),
         recoded=0.35,
+        video=0.3,
     ),
     "phone_front": Profile(
         share=0.20,
@@ -115,6 +120,7 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.35, 3.0),
         quality=(50, 98),
         recoded=0.4,
+        video=0.15,
     ),
     "phone_back": Profile(
         share=0.12,
@@ -134,6 +140,7 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.35, 3.0),
         quality=(60, 98),
         recoded=0.3,
+        video=0.1,
     ),
     "kiosk": Profile(
         share=0.12,
@@ -153,6 +160,7 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.4, 2.5),
         quality=(40, 95),
         recoded=0.3,
+        video=0.4,
     ),
     "low_light": Profile(
         share=0.12,
@@ -172,5 +180,6 @@ PROFILES: Mapping[str, Profile] = {
         small=(0.5, 3.0),
         quality=(30, 92),
         recoded=0.35,
+        video=0.2,
     ),
 }

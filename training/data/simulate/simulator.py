@@ -100,7 +100,7 @@ class Simulator:
         meshes: Meshes of the pictures, see :func:`training.data.simulate.mesh.build_meshes`. Without, and where no two
             people have one, no masks and no partial attacks are drawn.
         depth: Simulate a depth camera too; the pictures are the same with and without.
-        device: Where pictures are worked out; random numbers and JPEG stay on the CPU, so that pictures are the same
+        device: Where pictures are worked out; random numbers and codecs stay on the CPU, so that pictures are the same
             but for rounding.
 
     Raises:
@@ -183,7 +183,7 @@ class Simulator:
     def _draw_attack(self, d: Draws, species: str) -> None:
         subtype = d.choice("subtype", SPECIES[species].subtypes, SPECIES[species].shares)
         compose.draw_view(d, 0.22)
-        capture.draw_capture(d)
+        capture.draw_capture(d, capture.REPLAYED_VIDEO if species == "replay" else capture.PRINTED_VIDEO)
         if species == "replay":
             compose.draw_surroundings(d, subtype, (0.03, 0.3))
             display.draw_display(d, subtype)

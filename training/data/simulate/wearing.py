@@ -114,7 +114,7 @@ def draw_modelling(d: Draws) -> None:
 
 def draw_print(d: Draws) -> None:
     """The picture that is printed for a mask, and its print."""
-    capture.draw_capture(d)
+    capture.draw_capture(d, capture.PRINTED_VIDEO)
     paper.draw_ink(d, d.choice("mask_print", list(PRINT_KINDS), list(PRINT_KINDS.values())))
 
 

@@ -16,9 +16,9 @@ from training.data.simulate.scene import FACE_HALF
 
 #: (ink floor, paper white, saturation, screen in lines over the face box) by kind of print, each (low, high).
 PRINTS = {
-    "laser": ((0.006, 0.03), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
-    "inkjet": ((0.008, 0.035), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
-    "photo_paper": ((0.002, 0.015), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
+    "laser": ((0.004, 0.022), (0.65, 0.9), (0.7, 1.25), (70.0, 260.0)),
+    "inkjet": ((0.005, 0.025), (0.65, 0.9), (0.75, 1.3), (300.0, 900.0)),
+    "photo_paper": ((0.002, 0.01), (0.75, 0.95), (0.9, 1.4), (400.0, 1200.0)),
     "newsprint": ((0.015, 0.045), (0.45, 0.7), (0.5, 1.0), (35.0, 110.0)),
 }
 #: How often dots are scattered (FM) instead of placed in lines (AM), and then the dots over the face box (low, high).

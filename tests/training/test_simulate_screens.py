@@ -115,11 +115,12 @@ def test_fingers_lie_side_by_side_and_are_darker_towards_their_sides() -> None:
         "finger_reach": 0.4,
         "finger_side": "left",
         "finger_uneven": 0.0,
+        "finger_fan": 0.0,
     }
     cover, shade = hand.finger(
         PLANE, (half[0], half[1]), torch.zeros(1, 2), sample_with(**values, finger_count=3, finger_light=0.0), PX
     )
-    # Down the screen's left edge: three pieces of skin, each 0.4 face halves wide.
+    # Just within the left edge: three pieces of skin, each about 0.4 face halves wide, less a sixteenth of the way in.
     column = cover[0, 0, :, round(SIZE / 2 * (1 - 1.4 / 3))] > 0.5
     starts = (column[1:] & ~column[:-1]).sum()
     assert int(starts) == 3

@@ -17,8 +17,9 @@ _SPACING = 2.1
 def draw_finger(d: Draws, probability: float, along: float = 0.8) -> None:
     """Fingers at one side: half their width, place along the edge, how far they reach over it, tone, how many.
 
-    Lengths in halves of the face box's side. A thumb is alone, fingers come in twos to fours; ``finger_uneven`` is the
-    difference in reach from one to the next, ``finger_light`` which side of a round thing the light falls on.
+    Lengths in halves of the face box's side. A thumb is alone, fingers come in twos to fours; of them the
+    middle ones reach farthest. ``finger_uneven`` is how much less the outer ones reach, ``finger_fan`` how far they
+    slant, ``finger_light`` which side of a round thing the light falls on.
 
     Args:
         d: The sample's parameters.
@@ -28,10 +29,11 @@ def draw_finger(d: Draws, probability: float, along: float = 0.8) -> None:
     d.sometimes("finger", probability, 0.10, 0.28)
     d.uniform("finger_place", -along, along)
     d.uniform("finger_reach", 0.05, 0.45)
-    d.loguniform("finger_tone", 0.05, 0.6)
+    d.loguniform("finger_tone", 0.08, 0.6)
     d.choice("finger_side", ("left", "right", "bottom"))
     d.integer("finger_count", 1, 5)
-    d.uniform("finger_uneven", 0.0, 0.3)
+    d.uniform("finger_uneven", 0.2, 0.9)
+    d.uniform("finger_fan", -0.3, 0.3)
     d.uniform("finger_light", -0.8, 0.8)
 
 
@@ -59,15 +61,19 @@ def finger(
     bottom = torch.tensor([s == "bottom" for s in side]).view(-1, 1, 1, 1)
     along = torch.where(bottom, half_h - y, torch.where(left, x + half_w, half_w - x))
     length = torch.where(bottom, half_w, half_h)
-    across = torch.where(bottom, x, y) - column(draws, "finger_place") * length
-    width = column(draws, "finger") * FACE_HALF
+    # Depth into the medium from its edge: fingers slant and get thinner towards their ends.
+    reach = column(draws, "finger_reach") * FACE_HALF
+    across = torch.where(bottom, x, y) - column(draws, "finger_place") * length - column(draws, "finger_fan") * along
+    width = column(draws, "finger") * FACE_HALF * (1 - 0.25 * (along / reach.clamp_min(1e-6)).clamp(-1, 1))
     # Which of the fingers is nearest, from the first one on towards the middle of the edge.
-    step = (_SPACING * width).clamp_min(1e-6)
+    step = (_SPACING * column(draws, "finger") * FACE_HALF).clamp_min(1e-6)
     inward = -torch.sign(column(draws, "finger_place", 1.0))
-    number = (across * inward / step).round().clamp_min(0).minimum(column(draws, "finger_count", 1.0) - 1)
+    last = column(draws, "finger_count", 1.0) - 1
+    number = (across * inward / step).round().clamp_min(0).minimum(last)
     across = across - number * step * inward
-    shorter = column(draws, "finger_uneven") * width * (1 - torch.cos(2 * number)) / 2
-    overhang = (along - column(draws, "finger_reach") * FACE_HALF + shorter).clamp_min(0)
+    # The middle ones of several reach farthest.
+    shorter = column(draws, "finger_uneven") * reach * ((2 * number - last) / (last + 1)).abs()
+    overhang = (along - reach + shorter).clamp_min(0)
     away = torch.sqrt(overhang**2 + across**2)
     cover = ((width - away) * px + 0.5).clamp(0, 1) * (width > 0)
     sine = (across / width.clamp_min(1e-6)).clamp(-1, 1)

@@ -51,6 +51,7 @@ QUIET: Mapping[str, Value] = {
     "sensor_px": "192", "background": 0,
     "light_gradient": 0.2, "light_angle": 2.4, "light_offset": 0.0, "light_kelvin": 5200.0, "light_mix": 0.0,
     "exposure_target": 0.2, "awb_strength": 0.1, "awb_red": 1.0, "awb_blue": 1.0, "surrounding_light": 1.0,
+    "awb_residue": 0.0,
     "flare": 0.0, "vignette": 0.1, "aberration": 0.0, "lens_blur": 0.45, "defocus": 0.0, "native_ratio": 3.0,
     "native_lens": 0.4, "motion": 0.0, "shot_noise": 1e-4, "read_noise": 1e-3, "denoise": 0.0, "chroma_denoise": 0.8,
     "camera_saturation": 1.0, "tone_gamma": 1.0, "auto_black": 0.3, "auto_white": 0.2, "tone_contrast": 0.05,
@@ -69,7 +70,7 @@ QUIET_MEDIUM: Mapping[str, Value] = {
     "display_banding": 0.0, "screen_gradient": 0.0, "play_button": 0.0, "print_floor": 0.015, "print_white": 0.8,
     "print_saturation": 0.9, "print_gamma": 1.1, "print_screen": 0.5, "print_grain": 0.5, "print_grey": 0,
     "print_red": 1.0, "print_blue": 1.0, "paper_noise": 0.01, "print_banding": 0.0, "bend": 0.0, "crease": 0.0,
-    "contour": 0.0, "holes": 0.0,
+    "contour": 0.0, "holes": 0.0, "status_bar": 0.0, "notch": 0.0, "pointer": 0.0, "call": 0.0, "inset": 0.0,
 }  # fmt: skip
 
 
@@ -101,11 +102,21 @@ class Studio:
             kind = (BONA_FIDE, "") if values["bona_fide"] else (str(values["species"]), str(values["subtype"]))
             self._found[kind].append(index)
 
-    def draw(self, species: str, subtype: str = "", face: int = 0, changes: Mapping[str, Value] | None = None) -> Draws:
-        """Parameters of the first sample of a kind, shown on a face, quiet but for the changes."""
-        d = self.simulator.draw(self._found[species, subtype][0])
+    def draw(
+        self,
+        species: str,
+        subtype: str = "",
+        face: int = 0,
+        changes: Mapping[str, Value] | None = None,
+        having: tuple[str, ...] = (),
+    ) -> Draws:
+        """Parameters of the first sample of a kind that has something, shown on a face, quiet but for the changes."""
+        drawn = (self.simulator.draw(index) for index in self._found[species, subtype])
+        d = next(d for d in drawn if all(d.values[name] for name in having))
         keys = [picture.key for picture in self.simulator.pictures]
         quiet: dict[str, Value] = {**QUIET, **QUIET_MEDIUM, "picture": keys.index(FACES[face % len(FACES)])}
+        if "holder" in d.values:
+            quiet["holder"] = keys.index(FACES[(face + 1) % len(FACES)])
         if "victim" in d.values:
             quiet["victim"] = keys.index(FACES[(face + 1) % len(FACES)])
         d.values |= {name: value for name, value in quiet.items() if name in d.values} | dict(changes or {})
@@ -235,6 +246,40 @@ def depth(studio: Studio) -> list[list[Cell]]:
     return [cells]
 
 
+def held(studio: Studio) -> list[list[Cell]]:
+    """What screens show beside the picture, hands, and prints cut with scissors; depth below."""
+    bar: dict[str, Value] = {"status_bar": 0.8, "status_bar_height": 0.035, "status_bar_tone": 0.05}
+    desk = bar | {"status_bar_tone": 0.9, "status_bar_height": 0.05, "pointer": 0.2, "pointer_x": 0.3, "pointer_y": 0.5}
+    call: dict[str, Value] = {"notch": 0.35, "notch_height": 0.03, "call": 0.9, "call_size": 0.08, "call_height": 0.1}
+    corner: dict[str, Value] = {"inset": 0.24, "inset_level": 0.8, "inset_corner": "lower_right", "background": 2}
+    hand: dict[str, Value] = {
+        "finger": 0.2, "finger_side": "left", "finger_count": 4, "finger_place": -0.1, "finger_reach": 0.45,
+        "finger_uneven": 0.5, "finger_fan": 0.15, "finger_tone": 0.3, "finger_light": 0.3,
+    }  # fmt: skip
+    cut: dict[str, Value] = {
+        "contour": 0.12, "contour_hair": 0.35, "contour_neck": 0.4, "contour_waves": 0.012, "contour_paper": 0.05,
+        "rim": 0.0, "edge_visible": 1, "room_level": 0.6,
+    }  # fmt: skip
+    eyes: dict[str, Value] = {
+        "holes": 1.2, "holes_height": 0.9, "holes_mouth": 0.0, "holes_rim": 0.006, "holes_shadow": 0.3,
+    }  # fmt: skip
+    shown: list[tuple[str, str, str, dict[str, Value], tuple[str, ...]]] = [
+        ("call", "replay", "phone", framed(1.15, 1.9, 0.06) | {"bezel": "black", **bar, **call}, ()),
+        ("window", "replay", "laptop", framed(1.95, 0.625, 0.12) | {"bezel": "dark", **desk, **corner}, ()),
+        ("hand", "replay", "tablet", framed(1.35, 1.33, 0.2) | {"bezel": "black", **hand}, ()),
+        ("contour", "print", "inkjet", cut | {"depth_holder": 0}, ("contour",)),
+        ("eye holes", "print", "laser", framed(1.25, 1.41, 0.1) | eyes, ("holes",)),
+        ("contour, holes", "print", "photo_paper", cut | {"contour_paper": 0.0} | eyes, ("contour", "holes")),
+    ]
+    cells = []
+    for face, (words, species, subtype, changes, having) in enumerate(shown):
+        smooth: dict[str, Value] = {"depth_smoothed": 1, "depth_smooth_passes": 2, "depth_least_return": 0.02}
+        cells.append(Cell(words, studio.draw(species, subtype, face, smooth | changes, having)))
+    return [cells]
+
+
+#: Figures that show depth below colour.
+WITH_DEPTH = frozenset({"depth", "held"})
 #: Figures by name, and how wide a cell is drawn.
 FIGURES: dict[str, tuple[Callable[[Studio], list[list[Cell]]], int]] = {
     "chance": (chance, 136),
@@ -243,6 +288,7 @@ FIGURES: dict[str, tuple[Callable[[Studio], list[list[Cell]]], int]] = {
     "cameras": (cameras, 144),
     "operators": (operators, 144),
     "depth": (depth, 144),
+    "held": (held, 144),
 }
 
 
@@ -325,7 +371,7 @@ def main(
         for name, (figure, side) in FIGURES.items():
             if only and name not in only:
                 continue
-            picture = encode(sheet(studio.simulator, figure(studio), side, with_depth=name == "depth"))
+            picture = encode(sheet(studio.simulator, figure(studio), side, with_depth=name in WITH_DEPTH))
             path = out / f"simulator-{name}.jpg"
             path.write_bytes(picture)
             console.print(f"{path}: {len(picture):,} bytes")

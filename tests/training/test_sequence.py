@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 
@@ -298,37 +299,43 @@ def test_clips_of_every_kind_have_depth_and_repeat_bit_for_bit(kinds: dict[str, 
 
 
 @pytest.mark.parametrize("kind", [BONA_FIDE, *test_masks.KINDS])
-def test_face_mask_depth_and_box_move_together(
-    kind: str, kinds: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A head that sways by five pixels: what is worn and its shape sway with it."""
-    simulator, index, shift = with_meshes(), kinds[kind], 5
-    values = simulator.draw(index).values
-    # In tile units, as in the test of the box above; a picture of 64 px has 32 to a canvas unit.
-    sway = shift / 32 * 2.0 / 2.8 * float(values["view_zoom"]) * (-1 if values["view_mirror"] else 1)
+def test_face_mask_depth_and_box_move_together(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that sway by five pixels: what is worn and its shape sway with them."""
+    simulator, shift = with_meshes(), 5
     plain = sequence.head_tracks
-
-    def swaying(d: Draws, species: str, times: np.ndarray) -> dict[str, np.ndarray]:
-        still = {name: np.zeros_like(track) for name, track in plain(d, species, times).items()}
-        return still | {"head_x": np.array([0.0, sway], np.float32), "head_content_s": np.array([0.0, 1.0], np.float32)}
 
     def resting(_d: Draws, _still: Draws, _times: np.ndarray) -> dict[str, np.ndarray]:
         return {name: np.zeros(2, np.float32) for name in ("view_roll", "view_tilt_x", "view_tilt_y")}
 
-    monkeypatch.setattr(sequence, "head_tracks", swaying)
     monkeypatch.setattr(sequence, "view_tracks", resting)
     monkeypatch.setattr(depth, "measure", lambda surface, _: (surface.depth_m[:, 0] * 1000).round().int())
-    clip = simulator.clip(index, 0.2, 10)
-    assert clip.depth_mm is not None
-    np.testing.assert_allclose(clip.boxes_xyxy[1] - clip.boxes_xyxy[0], [shift, 0, shift, 0], atol=0.01)
-    x1, y1, x2, y2 = clip.boxes_xyxy[0].round().astype(int) + np.array([3, 3, -3, -3])
+    numbers = (i for i in range(800) if simulator.draw(i).values.get("subtype", BONA_FIDE) == kind)
+    found = []
+    for index in itertools.islice(numbers, 5):
+        values = simulator.draw(index).values
+        # In tile units, as in the test of the box above; a picture of 64 px has 32 to a canvas unit.
+        sway = shift / 32 * 2.0 / 2.8 * float(values["view_zoom"]) * (-1 if values["view_mirror"] else 1)
 
-    def away(frames: np.ndarray, by: int) -> float:
-        first, second = frames.astype(float)
-        return float(np.abs(second[y1:y2, x1 + by : x2 + by] - first[y1:y2, x1:x2]).mean())
+        def swaying(d: Draws, species: str, times: np.ndarray, sway: float = sway) -> dict[str, np.ndarray]:
+            still = {name: np.zeros_like(track) for name, track in plain(d, species, times).items()}
+            moves = {"head_x": np.array([0.0, sway], np.float32), "head_content_s": np.array([0.0, 1.0], np.float32)}
+            return still | moves
 
-    moved = [min(range(-9, 10), key=lambda by: away(frames, by)) for frames in (clip.depth_mm, clip.frames)]
-    assert moved[0] == shift
-    assert abs(moved[1] - shift) <= 1  # noise, and light that stays
-    # A share of the box may be the wall beside a small head, which stays.
-    assert away(clip.depth_mm, shift) < 0.25 * away(clip.depth_mm, 0)
+        monkeypatch.setattr(sequence, "head_tracks", swaying)
+        clip = simulator.clip(index, 0.2, 10)
+        assert clip.depth_mm is not None
+        np.testing.assert_allclose(clip.boxes_xyxy[1] - clip.boxes_xyxy[0], [shift, 0, shift, 0], atol=0.01)
+        x1, y1, x2, y2 = clip.boxes_xyxy[0].round().astype(int) + np.array([3, 3, -3, -3])
+
+        def away(frames: np.ndarray, by: int, box: tuple[int, ...] = (x1, y1, x2, y2)) -> float:
+            first, second = frames.astype(float)
+            left, top, right, bottom = box
+            return float(np.abs(second[top:bottom, left + by : right + by] - first[top:bottom, left:right]).mean())
+
+        by_depth, by_colour = (min(range(-9, 10), key=lambda by: away(f, by)) for f in (clip.depth_mm, clip.frames))
+        found.append((by_depth, by_colour, away(clip.depth_mm, shift) / away(clip.depth_mm, 0)))
+    # Of single samples noise, light that stays and the wall beside a small head may say something else.
+    by_depth, by_colour, left = np.median(found, 0)
+    assert by_depth == shift
+    assert abs(by_colour - shift) <= 1
+    assert left < 0.2

@@ -225,6 +225,8 @@ def test_scattered_dots_are_switched_off_with_the_noise_that_follows_them_kept(s
     index = next(i for i in range(200) if simulator.draw(i).values.get("print_halftone") == "fm")
     changes: dict[str, Value] = {"print_dots": 150.0, "native_ratio": 1.0, "lens_blur": 0.3, "defocus": 0.0}
     changes |= {"glare": 0.0, "lamp": 0.0, "motion": 0.0, "shot_noise": 0.0, "read_noise": 0.0}
+    # Levels and tone follow the darkest and the lightest pixels, which noise makes darker and lighter.
+    changes |= {"auto_black": 0.0, "auto_white": 0.0, "tone_contrast": 0.0, "tone_gamma": 1.0, "sharpen": 0.0}
     on = simulator.draw(index)
     on.values |= changes
     off, bare = switch_off(on, "error_diffusion"), switch_off(on, "error_diffusion")

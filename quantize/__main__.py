@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from fasedge.cards import find_model
+from quantize.average import average
 from quantize.distil_command import distil
 from quantize.distill import load_task, scores_of, sees_depth
 from quantize.facts import as_scored
@@ -39,6 +40,7 @@ app = typer.Typer(
 console = Console()
 app.command()(run)
 app.command()(distil)
+app.command()(average)
 app.command("round")(round_command)
 app.command()(calibrate)
 app.command()(export)

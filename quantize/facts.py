@@ -205,6 +205,8 @@ def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool]
     if teachers := str(taught.get("teacher_sha256", "")):
         n = len(teachers.split(", "))
         parts.append(f"taught by {n} full-precision network{'s' * (n > 1)}, see provenance")
+    if averaged := str(taught.get("averaged_sha256", "")):
+        parts.append(f"the mean of the weights of {len(averaged.split(', '))} students")
     return "; ".join([*parts, *([origin] if origin else [])])
 
 

@@ -118,13 +118,14 @@ def test_a_neck_goes_on_below_the_chin_and_a_finger_reaches_the_cut() -> None:
     _, _, body = shares(sheet(**CUT_ALONG, contour_neck=0.5))
     assert at(body, 0.0, 0.55) == 1
     assert at(body, 0.25, 0.55) == 0
-    d = sheet(**CUT_ALONG, finger=0.2, finger_place=0.0, finger_reach=0.1, finger_side="bottom")
+    d = sheet(**CUT_ALONG, finger=0.2, finger_place=0.0, finger_reach=0.1, finger_side="bottom",
+              finger_count=1, finger_fan=0.0)  # fmt: skip
     plane = apply(compose.view_matrices([d]), compose.canvas(SIZE, [d]))
     _, _, finger = compose.outline(plane, [d], PX, planned(d))
     end = float(plane[0, :, SIZE // 2, 1][finger[0, 0, :, SIZE // 2] > 0.5].min())
-    # The chin is at 0.38, the cut a tenth of 0.4 below; from there the finger reaches up with its round end.
+    # The chin is at 0.38, the cut a tenth of 0.4 below; from there the finger reaches up with its round end, a quarter thinner.
     edge = 0.38 + 0.1 * 0.4
-    assert end == pytest.approx(edge - (0.1 + 0.2) * FACE_HALF, abs=0.015)
+    assert end == pytest.approx(edge - (0.1 + 0.75 * 0.2) * FACE_HALF, abs=0.015)
 
 
 def test_holes_lie_over_the_eyes_and_nowhere_else() -> None:

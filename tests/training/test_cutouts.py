@@ -123,7 +123,7 @@ def test_a_neck_goes_on_below_the_chin_and_a_finger_reaches_the_cut() -> None:
     plane = apply(compose.view_matrices([d]), compose.canvas(SIZE, [d]))
     _, _, finger = compose.outline(plane, [d], PX, planned(d))
     end = float(plane[0, :, SIZE // 2, 1][finger[0, 0, :, SIZE // 2] > 0.5].min())
-    # The chin is at 0.38, the cut a tenth of 0.4 below; from there the finger reaches up with its round end, a quarter thinner.
+    # The chin is at 0.38, the cut a tenth of 0.4 below; from there the finger reaches up, a quarter thinner at its end.
     edge = 0.38 + 0.1 * 0.4
     assert end == pytest.approx(edge - (0.1 + 0.75 * 0.2) * FACE_HALF, abs=0.015)
 

@@ -60,6 +60,10 @@ _USED_FOR = {
     "tiles": ("--tiles", (_SHEETS,)),
 }
 DataOption = Annotated[Path | None, typer.Option("--data", help="Folder of the face pack; default: $FASEDGE_DATA.")]
+CanvasOption = Annotated[
+    float,
+    typer.Option(min=CANVAS_SCALE, max=WIDEST_CANVAS, help="Side of the pictures over the side of the face box."),
+]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="Threads; default: all cores.")]
 
 
@@ -79,10 +83,7 @@ def simulate(  # noqa: PLR0917 - typer passes by name
     picture_px: Annotated[
         int, typer.Option(min=128, max=512, help="Side of the pictures; larger ones are sharper and take longer.")
     ] = PICTURE_PX,
-    canvas: Annotated[
-        float,
-        typer.Option(min=CANVAS_SCALE, max=WIDEST_CANVAS, help="Side of the pictures over the side of the face box."),
-    ] = CANVAS_SCALE,
+    canvas: CanvasOption = CANVAS_SCALE,
     layout: Annotated[
         Layout, typer.Option("--format", help="npy: arrays for training; webdataset: tar shards.")
     ] = Layout.NPY,
@@ -139,10 +140,7 @@ def simulate_clips(  # noqa: PLR0917 - typer passes by name
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: all cores.")] = None,
     depth: Annotated[bool, typer.Option("--depth", help="Simulate a depth camera too.")] = False,
     picture_px: Annotated[int, typer.Option(min=128, max=512, help="Side of the pictures.")] = PICTURE_PX,
-    canvas: Annotated[
-        float,
-        typer.Option(min=CANVAS_SCALE, max=WIDEST_CANVAS, help="Side of the pictures over the side of the face box."),
-    ] = CANVAS_SCALE,
+    canvas: CanvasOption = CANVAS_SCALE,
 ) -> None:
     """Make short clips of simulated presentations, a folder of pictures each; goes on where it was interrupted."""
     from training.data.clips import make_clips
@@ -151,7 +149,7 @@ def simulate_clips(  # noqa: PLR0917 - typer passes by name
         data_folder(data), folder, cast(Split, split), n, seed=seed, seconds=seconds, fps=fps, workers=workers,
         depth=depth, picture_px=picture_px, canvas_scale=canvas,
     )  # fmt: skip
-    _show_steps(f"simulating clips of {split}", steps, n, f"{folder}", f"all its {n} clips")
+    _show_steps(f"simulating clips of {split}", steps, n, str(folder), f"all its {n} clips")
 
 
 def _show_steps(what: str, steps: Iterator[tuple[int, int]], total: int | None, made: str, whole: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F  # noqa: N812 (the community's name for it)
 from torch import Tensor
 
 from training.data.simulate import colour, compose
-from training.data.simulate.codec import ByteArray, h264_once, jpeg_once, to_uint8
+from training.data.simulate.codec import ByteArray, h264_once, jpeg_once, to_uint8, while_small
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.moire import Sensor
 from training.data.simulate.moment import held
@@ -249,22 +250,18 @@ def encode(srgb: Tensor, draws: Sequence[Draws], size: int) -> ByteArray:
     """
     pictures = shrink(to_uint8(srgb), size)
     for i, d in enumerate(draws):
-        value = d.values
-        factor = float(value["small"])
-        picture = pictures[i]
-        if factor > 1:
-            side = max(16, round(size / factor))
-            picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-        if value.get("h264"):
-            picture = h264_once(picture, int(value["h264_qp"]))
-        else:
-            picture = jpeg_once(picture, int(value["jpeg_quality"]))
-        if value["jpeg_twice"]:
-            picture = jpeg_once(picture, int(value["jpeg_second_quality"]))
-        if factor > 1:
-            picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
-        pictures[i] = picture
+        pictures[i] = while_small(pictures[i], float(d.values["small"]), partial(_compress, d))
     return pictures
+
+
+def _compress(d: Draws, picture: ByteArray) -> ByteArray:
+    """What the camera's codec, or a second one, leaves of a picture."""
+    value = d.values
+    if value.get("h264"):
+        picture = h264_once(picture, int(value["h264_qp"]))
+    else:
+        picture = jpeg_once(picture, int(value["jpeg_quality"]))
+    return jpeg_once(picture, int(value["jpeg_second_quality"])) if value["jpeg_twice"] else picture
 
 
 def shrink(pictures: ByteArray, size: int) -> ByteArray:

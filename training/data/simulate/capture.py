@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-import cv2
 import numpy as np
 from torch import Tensor
 
 from training.data.simulate import colour
-from training.data.simulate.codec import ByteArray, from_uint8, h264_once, jpeg_once, to_uint8
+from training.data.simulate.codec import ByteArray, from_uint8, h264_once, jpeg_once, to_uint8, while_small
 from training.data.simulate.draws import Draws, column
 from training.data.simulate.optics import blur
 
@@ -68,16 +68,11 @@ def _developed(tiles: Tensor, draws: Sequence[Draws]) -> Tensor:
 
 def _passed_on(picture: ByteArray, d: Draws) -> ByteArray:
     """Compress, where drawn at a smaller size; uint8 (H, W, 3) in and out."""
-    size = picture.shape[0]
-    factor = float(d.values.get("capture_small", 0.0))
-    if factor > 1:
-        side = max(16, round(size / factor))
-        picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    return while_small(picture, float(d.values.get("capture_small", 0.0)), partial(_compress, d))
+
+
+def _compress(d: Draws, picture: ByteArray) -> ByteArray:
     quality = int(d.values.get("capture_quality", 0))
     if d.values.get("capture_h264"):
-        picture = h264_once(picture, int(d.values["capture_qp"]))
-    elif quality > 0:
-        picture = jpeg_once(picture, quality)
-    if factor > 1:
-        picture = np.asarray(cv2.resize(picture, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return picture
+        return h264_once(picture, int(d.values["capture_qp"]))
+    return jpeg_once(picture, quality) if quality > 0 else picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import cv2
@@ -29,6 +30,22 @@ def jpeg(srgb: Tensor, quality: Tensor) -> Tensor:
         if q > 0:
             pictures[i] = jpeg_once(pictures[i], q)
     return from_uint8(pictures, srgb.device)
+
+
+def while_small(picture: ByteArray, factor: float, compress: Callable[[ByteArray], ByteArray]) -> ByteArray:
+    """Compress a square picture while it is smaller by a factor, and enlarge it again; as it is for 1 and less.
+
+    Args:
+        picture: uint8 (S, S, 3).
+        factor: Its side over that at which it is compressed; no side gets shorter than 16 px.
+        compress: What makes uint8 of the same shape of uint8 (s, s, 3).
+    """
+    if factor <= 1:
+        return compress(picture)
+    size = picture.shape[0]
+    side = max(16, round(size / factor))
+    small = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(compress(small), (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def jpeg_once(rgb: ByteArray, quality: int) -> ByteArray:

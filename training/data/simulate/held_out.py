@@ -49,10 +49,6 @@ def _bent(values: Values) -> bool:
     return abs(_number(values, "bend")) > 0 or abs(_number(values, "crease")) > 0
 
 
-def _above_zero(name: str) -> Callable[[Values], bool]:
-    return lambda values: _number(values, name) > 0
-
-
 def _edgeless(values: Values) -> bool:
     return values.get("edge_visible") == 0
 
@@ -63,8 +59,8 @@ def _parts() -> Iterator[tuple[str, HeldOut]]:
     yield "glare", HeldOut("media with a highlight or a reflection", _shiny)
     yield "bent", HeldOut("bent or folded prints", _bent)
     yield "hidden_edge", HeldOut("attacks whose medium fills the picture", _edgeless)
-    yield "contour", HeldOut("prints cut out along the head", _above_zero("contour"))
-    yield "eye_holes", HeldOut("prints with holes through which somebody looks", _above_zero("holes"))
+    yield "contour", HeldOut("prints cut out along the head", _on("contour"))
+    yield "eye_holes", HeldOut("prints with holes through which somebody looks", _on("holes"))
     yield "capture_h264", HeldOut("attacks whose first capture is a frame of a video", _on("capture_h264"))
     yield "h264", HeldOut("pictures that the camera stored as H.264", _on("h264"), both_classes=True)
     for species, kinds in SPECIES.items():

@@ -264,15 +264,18 @@ class Simulator:
         plane = moment.moved(apply(matrices, compose.canvas(sensor_px, draws)), draws)
         px = compose.px_per_tile_unit(sensor_px, draws)
         worn = self._wear(tiles, draws) if species in WORN else None
+        cut = self.cut_of(draws) if species == "print" else None
         pattern: Tensor | None
         if worn is not None:
             radiance, pattern = self._worn(worn, plane, px, draws)
+        elif species == "print":
+            radiance, pattern = self._print(tiles, plane, px, draws, cut)
         else:
-            present = {BONA_FIDE: self._bona_fide, "replay": self._replay, "print": self._print}[species]
+            present = {BONA_FIDE: self._bona_fide, "replay": self._replay}[species]
             radiance, pattern = present(tiles, plane, px, draws)
         moment.enter_camera(draws)
         pictures = camera.capture(radiance, draws, self._picture_px, pattern)
-        maps = self._measure(species, worn, draws) if self._depth else [None] * len(draws)
+        maps = self._measure(species, worn, cut, draws) if self._depth else [None] * len(draws)
         # What is left is small and made of parts of single samples.
         with torch.device("cpu"):
             pictures = compose.truncate(torch.from_numpy(pictures), draws).numpy()
@@ -291,9 +294,10 @@ class Simulator:
             for i, d in enumerate(draws)
         ]
 
-    def _measure(self, species: str, worn: wearing.Worn | None, draws: list[Draws]) -> list[UInt16Array]:
+    def _measure(
+        self, species: str, worn: wearing.Worn | None, cut: cutout.Cut | None, draws: list[Draws]
+    ) -> list[UInt16Array]:
         mesh = None if self._meshes is None else self._meshes[[cutout.stands_behind(d.values) for d in draws]]
-        cut = self.cut_of(draws)
         found = depth.depth_maps(draws, mesh, worn, self._picture_px, flat=species in depth.FLAT, cut=cut)
         return list(found.numpy().astype(np.uint16))
 
@@ -359,7 +363,9 @@ class Simulator:
         structure = display.pixel_structure(plane, draws, camera.native_sensor(draws))
         return lit, 1 + shows * emitted / content.clamp_min(1e-6) * (structure - 1)
 
-    def _print(self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws]) -> tuple[Tensor, Tensor]:
+    def _print(
+        self, tiles: Tensor, plane: Tensor, px: Tensor, draws: list[Draws], cut: cutout.Cut | None
+    ) -> tuple[Tensor, Tensor]:
         size = plane.shape[1]
         bent, shading = paper.bend(plane, draws)
         reflectance = paper.reflect(self._look(capture.attackers_capture(tiles, draws), bent, px), draws)
@@ -368,7 +374,7 @@ class Simulator:
         white = (column(draws, "print_white", 0.8) * (1 + noise)).expand(-1, 3, -1, -1)
         illumination = light.room_light(draws, size)
         behind = self._room(draws, size) * illumination
-        cut, room = self.cut_of(draws), behind / illumination
+        room = behind / illumination
         if cut is not None and cut.pierced:
             room[cut.pierced] = self._holders(plane, px, draws, cut) * cutout.under_sheet(bent, draws, px, cut)
         lit, shows = compose.surround(

@@ -134,7 +134,7 @@ class MemoryFeed:
         pin = device.type == "cuda"
         self._batches = [{name: b.pinned() if pin else b for name, b in named.items()} for named in made]
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         """The batches of an epoch."""
         for _ in range(self.steps):
             yield from self._batches

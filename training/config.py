@@ -209,6 +209,8 @@ class MachineConfig(_Section, frozen=True):
             of each process's share, as a single process does. Refused for methods that learn domain by domain.
         workers: Processes that simulate; by default all cores but one, 0 for none.
         ahead: Batches that a thread makes while the present one is trained on; 0 for none. What is learnt is the same.
+        save_minutes: Minutes after which a run is saved within an epoch too, as soon as a step is done: no more is lost
+            when it is killed. 0 saves after every step.
         log_every: Steps between two lines of ``log.csv``.
         tensorboard: Write the same figures for TensorBoard too; needs its package.
     """
@@ -219,6 +221,7 @@ class MachineConfig(_Section, frozen=True):
     sync_norm: bool = False
     workers: int | None = None
     ahead: int = 2
+    save_minutes: float = 10.0
     log_every: int = 10
     tensorboard: bool = False
 
@@ -358,5 +361,6 @@ def _of_data(config: TrainConfig) -> _Rules:
         ),
         (m.workers is None or m.workers >= 0, f"machine.workers must be >= 0, got {m.workers}"),
         (m.ahead >= 0, f"machine.ahead must be >= 0, got {m.ahead}"),
+        (m.save_minutes >= 0, f"machine.save_minutes must be >= 0, got {m.save_minutes}"),
         (m.log_every >= 1, f"machine.log_every must be >= 1, got {m.log_every}"),
     ]

@@ -109,6 +109,20 @@ def average_gradients(gradients: Iterable[Tensor]) -> None:
             gradient.copy_(part.view_as(gradient))
 
 
+def first_says(answer: bool, device: torch.device) -> bool:
+    """What the first process answers, in all of them; alone, the answer itself.
+
+    Args:
+        answer: This process's.
+        device: Of this process.
+    """
+    if processes().world == 1:
+        return answer
+    told = torch.tensor([answer], dtype=torch.uint8, device=device)
+    dist.broadcast(told, 0)
+    return bool(told.item())
+
+
 @torch.no_grad()
 def average_buffers(module: nn.Module) -> None:
     """Replace running statistics by their mean over the processes, so that all of them score alike."""

@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Protocol
 
@@ -65,12 +66,13 @@ class Feed(Protocol):
         """Everybody who may be shown."""
         ...
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch, ``steps * optimiser.accumulate`` of them, and as many more as the task settles with.
 
         Args:
             number: The epoch, from 0.
             position: What :attr:`position` said when the epoch before had ended; 0 at the start.
+            skip: Batches at its beginning that have been trained on already.
         """
         ...
 
@@ -166,10 +168,10 @@ class SetFeed:
         """Everybody in the set."""
         return {row.identity for row in self._samples.table}
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch; the position of a set says nothing."""
         seed, passes = self._config.seed, self.steps * self._config.optimiser.accumulate
-        for i, chosen in enumerate(self._chosen(number, passes)):
+        for i, chosen in islice(enumerate(self._chosen(number, passes)), skip, None):
             # What comes after the steps has numbers of its own.
             key = [seed, 1, number * passes + i] if i < passes else [seed, 3, number, i]
             own = {name: k for k, name in enumerate(sorted(chosen))}
@@ -281,16 +283,19 @@ class StreamFeed:
         described: dict[str, JsonValue] = msgspec.to_builtins(info) | more
         return described
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch, from the stream's sample ``position`` on.
+
+        What is skipped is simulated again where batches are put together by domain: which samples had waited and which
+        were given up decides about those that follow.
 
         Raises:
             DataError: A worker died, or the simulation never makes one of the domains.
         """
         passes = self.steps * self._config.optimiser.accumulate + self._needs.settle
-        stream = self._opened(position)
-        grouped = self._by_domain(stream) if self._domains else self._mixed(stream)
-        for i in range(passes):
+        stream = self._opened(position if self._domains else position + skip * self._share)
+        grouped = islice(self._by_domain(stream), skip, None) if self._domains else self._mixed(stream)
+        for i in range(skip, passes):
             found, step, seed = next(grouped), number * passes + i, self._config.seed
             self.position = stream.position - self._who.rank * _REGION
             # Pools are kept by sorted names; a step has its own order.

@@ -25,6 +25,7 @@ from training.distributed import (
     average_buffers,
     average_gradients,
     choose_device,
+    first_says,
     gathered,
     mean_of_numbers,
     processes,
@@ -117,7 +118,9 @@ class Trainer:
         self._prepare()
         self._steps = self._feed.steps
         self._epoch = self._position = 0
-        self._best = -math.inf
+        #: Losses of the steps of this epoch that are done.
+        self._losses: list[float] = []
+        self._best, self._saved = -math.inf, time.monotonic()
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -173,7 +176,7 @@ class Trainer:
         wait_for_all()
         log = None
         if self._who.first:
-            log = StepLog(self._out, self._config, self._epoch)
+            log = StepLog(self._out, self._config, self._epoch * self._steps + len(self._losses))
             # Only now: a run that is refused must leave the record of the one that is there.
             self._write_record()
             trim_history(self._out, self._epoch)
@@ -187,8 +190,9 @@ class Trainer:
 
     def _next_epoch(self, log: StepLog | None) -> EpochRecord:
         start = time.perf_counter()
-        batches = self._feed.epoch(self._epoch, self._position)
-        loss = self._one_epoch(batches, log)
+        batches = self._feed.epoch(self._epoch, self._position, len(self._losses) * self._config.optimiser.accumulate)
+        self._rest_of_epoch(batches, log)
+        loss, self._losses = float(np.mean(self._losses)), []
         self._epoch += 1
         record = self._evaluate(batches, loss, time.perf_counter() - start)
         self._position = self._feed.position
@@ -204,29 +208,39 @@ class Trainer:
         wait_for_all()
         return record
 
-    def _one_epoch(self, batches: Iterator[Mapping[str, Batch]], log: StepLog | None) -> float:
+    def _rest_of_epoch(self, batches: Iterator[Mapping[str, Batch]], log: StepLog | None) -> None:
+        """Take the steps that this epoch still lacks, and save the run between them when it is time."""
         o, total = self._config.optimiser, self._steps * self._config.optimiser.epochs
-        # What draws random numbers inside the network (dropout) draws the same after an interruption.
-        seeds = np.random.SeedSequence([self._config.seed, self._epoch, self._who.rank])
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         self._task.module.train()
         if o.frozen_norm:
             freeze_norm(self._task.module)
-        found = []
         if log is not None:
             log.start_epoch()
-        for i in range(self._steps):
+        for i in range(len(self._losses), self._steps):
             step = self._epoch * self._steps + i
+            # What draws random numbers inside the network (dropout) draws the same after an interruption.
+            seeds = np.random.SeedSequence([self._config.seed, step, self._who.rank])
+            torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
             rate = learning_rate(o, step, total)
             for group in self._optimiser.param_groups:
                 group["lr"] = rate
             losses = self._step(batches, step)
-            found.append(losses[TOTAL])
+            self._losses.append(losses[TOTAL])
+            last = i + 1 == self._steps
+            save = not last and self._time_to_save()
             if log is not None:
-                log.add(self._epoch + 1, step + 1, rate, losses, last=i + 1 == self._steps)
+                log.add(self._epoch + 1, step + 1, rate, losses, last=last or save)
+            if save:
+                # Otherwise the statistics of the first process would be those of all after an interruption.
+                average_buffers(self._task.module)
+                if self._who.first:
+                    self._save(LAST)
             if self._progress is not None:
                 self._progress(StepRecord(self._epoch + 1, i + 1, self._steps, losses[TOTAL]))
-        return float(np.mean(found))
+
+    def _time_to_save(self) -> bool:
+        """Whether the first process has not saved the run for long; the same answer in all."""
+        return first_says(time.monotonic() - self._saved >= 60 * self._config.machine.save_minutes, self._device)
 
     def _passes(self, batches: Iterator[Mapping[str, Batch]]) -> Iterator[dict[str, Batch]]:
         """Batches on the task's device."""
@@ -322,7 +336,10 @@ class Trainer:
             "config": msgspec.to_builtins(self._config),
             "note": self._note,
         }
+        if self._losses:
+            meta["losses"] = self._losses
         save_checkpoint(self._out / name, tensors, meta)
+        self._saved = time.monotonic()
 
     def _resume(self) -> None:
         checkpoint = load_checkpoint(self._out / LAST)
@@ -339,6 +356,7 @@ class Trainer:
             self._average.module.load_state_dict(state["average"])
         self._epoch = int(str(meta["epoch"]))
         self._position = int(str(meta.get("position", 0)))
+        self._losses = [float(loss) for loss in cast("list[float]", meta.get("losses", []))]
         self._best = -math.inf if meta["best"] is None else float(str(meta["best"]))
 
     def _restore_layout(self) -> None:

@@ -47,16 +47,16 @@ class Prefetch:
         """Everybody in the feed."""
         return self._feed.identities
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         """Batches of an epoch, as the feed has them."""
         self._stop()
         self.position = position
         if not self._ahead:
-            for named in self._feed.epoch(number, position):
+            for named in self._feed.epoch(number, position, skip):
                 self.position = self._feed.position
                 yield named
             return
-        self._running = _Ahead(self._feed, number, position, self._ahead, self._device)
+        self._running = _Ahead(self._feed, (number, position, skip), self._ahead, self._device)
         for named, where in self._running:
             self.position = where
             yield named
@@ -75,8 +75,8 @@ class Prefetch:
 class _Ahead:
     """One epoch, made ahead."""
 
-    def __init__(self, feed: Feed, number: int, position: int, ahead: int, device: torch.device) -> None:
-        self._feed, self._number, self._position, self._device = feed, number, position, device
+    def __init__(self, feed: Feed, epoch: tuple[int, int, int], ahead: int, device: torch.device) -> None:
+        self._feed, self._epoch, self._device = feed, epoch, device
         # The end, and whatever went wrong, wait in the same line: batches before it are still trained on.
         self._line: Queue[tuple[Mapping[str, Batch], int] | BaseException | None] = Queue(ahead)
         self._stopped = threading.Event()
@@ -103,7 +103,7 @@ class _Ahead:
             if pin:
                 # Each thread has a device of its own; the first GPU is not this process's.
                 torch.cuda.set_device(self._device)
-            for named in self._feed.epoch(self._number, self._position):
+            for named in self._feed.epoch(*self._epoch):
                 ready = {name: batch.pinned() for name, batch in named.items()} if pin else named
                 if not self._put((ready, self._feed.position)):
                     return

@@ -106,13 +106,13 @@ class StepLog:
     Args:
         out: Folder of the run.
         config: How often a line is written, and whether TensorBoard gets the same figures.
-        epochs: Epochs that are saved; lines of later ones are dropped.
+        steps: Steps that are saved; lines of later ones are dropped.
 
     Raises:
         ConfigError: TensorBoard is asked for, but its package is not installed.
     """
 
-    def __init__(self, out: Path, config: TrainConfig, epochs: int) -> None:
+    def __init__(self, out: Path, config: TrainConfig, steps: int) -> None:
         self._path, self._every = out / LOG, config.machine.log_every
         self._samples = config.optimiser.batch * config.optimiser.accumulate
         self._waiting: list[Mapping[str, float]] = []
@@ -120,7 +120,7 @@ class StepLog:
         self._writer = _tensorboard(out) if config.machine.tensorboard else None
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True) if self._path.is_file() else []
         if lines:
-            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 1)[0]) <= epochs]
+            kept = [line for line in lines[1:] if line.endswith("\n") and int(line.split(",", 2)[1]) <= steps]
             if len(kept) < len(lines) - 1:
                 self._path.write_text("".join([lines[0], *kept]), encoding="utf-8")
 
@@ -136,7 +136,7 @@ class StepLog:
             step: Steps since the start of the run, this one included.
             rate: Learning rate.
             losses: By name; the same names in every step.
-            last: The last step of an epoch, which always ends a line.
+            last: The last step of an epoch, or before the run is saved, which always ends a line.
         """
         self._waiting.append(losses)
         if not last and len(self._waiting) < self._every:

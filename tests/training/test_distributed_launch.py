@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from training.build import build_task
 from training.checkpoint import load_checkpoint
 from training.config import load_config
 from training.data.samples import SampleSet
-from training.loop import HISTORY, LAST, RECORD, Trainer
+from training.loop import HISTORY, LAST, RECORD, StepRecord, Trainer
 
 pytestmark = pytest.mark.slow  # interpreters that import torch: four workers and two launchers
 
@@ -44,6 +45,7 @@ contrast = 0.0
 saturation = 0.0
 [machine]
 log_every = 1
+save_minutes = 0
 """
 
 
@@ -71,14 +73,18 @@ class Runs:
         self.config = folder / "run.toml"
         self.config.write_text(CONFIG)
 
-    def alone(self, name: str, epochs: int) -> Path:
-        """Train in this process, and stop after some epochs as if killed."""
+    def alone(self, name: str, stop_at: tuple[int, int] | None = None) -> Path:
+        """Train in this process; after a step of an epoch, stop as if killed."""
+
+        def stop(record: StepRecord) -> None:
+            if (record.epoch, record.step) == stop_at:
+                raise KeyboardInterrupt
+
         config, out = load_config(self.config), self._folder / name
         torch.manual_seed(config.seed)
-        run = Trainer(build_task(config), config, SampleSet.load(self._train), SampleSet.load(self._dev), out).run()
-        for _ in range(epochs):
-            next(run)
-        run.close()
+        sets = (SampleSet.load(self._train), SampleSet.load(self._dev))
+        with suppress(KeyboardInterrupt):
+            list(Trainer(build_task(config), config, *sets, out, progress=stop).run())
         return out
 
     def launched(self, name: str) -> Path:
@@ -110,7 +116,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Runs:
 @pytest.fixture(scope="module")
 def expected(runs: Runs) -> list[float]:
     """Losses of each epoch, of one process."""
-    return losses(runs.alone("alone", 2))
+    return losses(runs.alone("alone"))
 
 
 def losses(out: Path) -> list[float]:
@@ -133,12 +139,14 @@ def test_torchrun_trains_one_run_in_two_processes_and_learns_what_one_process_do
     assert abs(expected[0] - expected[1]) > 1e-2 * expected[0]
 
 
-def test_torchrun_goes_on_with_an_interrupted_run(runs: Runs, expected: list[float]) -> None:
-    out = runs.alone("interrupted", 1)
+def test_torchrun_goes_on_within_an_epoch_of_an_interrupted_run(runs: Runs, expected: list[float]) -> None:
+    out = runs.alone("interrupted", stop_at=(2, 1))
     (first,) = (out / HISTORY).read_text().splitlines()
     assert json.loads((out / RECORD).read_text())["processes"] == 1
     assert runs.launched("interrupted") == out
     assert (out / HISTORY).read_text().splitlines()[0] == first
+    # The loss of the first step of the second epoch is that of the one process; the other step is of two.
+    assert len((out / "log.csv").read_text().splitlines()) == 1 + 2 * 2
     # An optimiser that had lost its moments would be a thousandth off in the second epoch.
     assert losses(out) == pytest.approx(expected, rel=1e-5)
     assert json.loads((out / RECORD).read_text())["processes"] == 2

@@ -295,6 +295,28 @@ def test_a_stream_by_domains_goes_on_from_its_position_with_the_same_batches(fac
     assert through.position == anew.position > position
 
 
+@pytest.mark.parametrize("domains", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+def test_batches_that_are_skipped_change_nothing_about_those_that_follow(
+    face_pack: Path, tmp_path: Path, domains: bool, stream: bool
+) -> None:
+    config, needs = settings(DataConfig(samples=36), batch=12), Needs(domains=domains, settle=1)
+
+    def feed() -> feeds.Feed:
+        return StreamFeed(recipe(face_pack, tmp_path), config, needs) if stream else SetFeed(toy_set(40), config, needs)
+
+    whole, rest = feed(), feed()
+    expected = [*whole.epoch(1, 24)][2:]
+    found = [*rest.epoch(1, 24, 2)]
+    assert len(expected) == len(found) == 2
+    for one, two in zip(expected, found, strict=True):
+        assert list(one) == list(two)
+        assert all(torch.equal(one[name].rgb, two[name].rgb) for name in one)
+    assert whole.position == rest.position
+    whole.close()
+    rest.close()
+
+
 def test_more_batches_may_be_asked_for_to_settle_and_steps_do_not_change() -> None:
     samples, config = toy_set(24), settings()
     plain = [named["mixed"].rgb for named in SetFeed(samples, config, Needs()).epoch(1, 0)]

@@ -11,14 +11,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from tests.training.fixtures.toy_sets import ToyTask, toy_row, toy_set
 from training import loop
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import AugmentConfig, InputConfig, OptimiserConfig, TrainConfig
+from training.config import AugmentConfig, InputConfig, MachineConfig, OptimiserConfig, TrainConfig
 from training.data.samples import SampleSet, SetInfo
 from training.data.table import SIMULATOR_VERSION
 from training.errors import CheckpointError, DataError, DivergedError
@@ -195,6 +195,49 @@ def test_a_resumed_run_ends_with_the_same_bits(
     for name in (LAST, BEST):
         assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "parts" / name)
     assert without_time(history(tmp_path / "parts")) == without_time(history(tmp_path / "whole"))
+
+
+class Dropping(ToyTask):
+    """A network that draws random numbers while it is trained, and breaks in a step."""
+
+    def __init__(self, seed: int = 0, breaks_in: int | None = None) -> None:
+        super().__init__(seed)
+        self._module = nn.Sequential(nn.Dropout(0.3), self._module)
+        self._steps, self._breaks_in = 0, breaks_in
+
+    def loss(self, rgb: Tensor, labels: Tensor) -> Tensor:
+        if self._steps == self._breaks_in:
+            raise KeyboardInterrupt
+        self._steps += 1
+        return super().loss(rgb, labels)
+
+
+def test_a_run_goes_on_within_an_epoch_with_the_same_batches_and_random_numbers(tmp_path: Path) -> None:
+    """Saved after every step, of two passes each; stopped twice in one epoch."""
+    config = settings(**EVERYTHING, batch=4, accumulate=2)
+    config = msgspec.structs.replace(config, machine=MachineConfig(save_minutes=0, log_every=3))
+    list(trainer(tmp_path / "whole", config, Dropping()).run())
+    for seed, breaks_in in ((0, 11), (2, 3)):
+        with pytest.raises(KeyboardInterrupt):
+            list(trainer(tmp_path / "parts", config, Dropping(seed, breaks_in)).run())
+        assert len(load_checkpoint(tmp_path / "parts" / LAST).metadata["losses"]) == {11: 1, 3: 2}[breaks_in]
+    list(trainer(tmp_path / "parts", config, Dropping(3)).run())
+    for name in (LAST, BEST):
+        assert_same_checkpoint(tmp_path / "whole" / name, tmp_path / "parts" / name)
+    assert without_time(history(tmp_path / "parts")) == without_time(history(tmp_path / "whole"))
+
+
+def test_a_run_is_saved_within_an_epoch_only_when_the_time_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(0, 10_000, 60))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
+    saved = []
+    real = Trainer._save
+    monkeypatch.setattr(Trainer, "_save", lambda self, name: (saved.append(len(self._losses)), real(self, name)))
+    config = msgspec.structs.replace(settings(epochs=1, batch=4), machine=MachineConfig(save_minutes=3))
+    list(trainer(tmp_path, config).run())
+    assert saved == [3, 6, 0]
 
 
 def test_a_resumed_optimiser_lies_in_memory_as_its_weights_do(tmp_path: Path) -> None:

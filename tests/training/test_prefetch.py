@@ -31,7 +31,7 @@ class CountingFeed:
         self.made: list[int] = []
         self.threads: set[int] = set()
 
-    def epoch(self, number: int, position: int) -> Iterator[Mapping[str, Batch]]:
+    def epoch(self, number: int, position: int, skip: int = 0) -> Iterator[Mapping[str, Batch]]:
         for i in range(position, position + self.steps):
             if i == self._breaks_at:
                 raise DataError("the stream broke")

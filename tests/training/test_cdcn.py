@@ -75,12 +75,12 @@ def test_a_map_that_is_off_by_a_constant_has_no_contrast_loss() -> None:
     assert losses.contrast.item() == pytest.approx(0.0, abs=1e-12)
 
 
-def test_scores_are_means_over_the_face() -> None:
+def test_scores_are_sums_of_the_map_over_the_area_of_the_face() -> None:
     depth = torch.tensor([[[0.2, 0.4], [0.0, 0.6]], [[3.0, 0.0], [3.0, 3.0]]])
     face = torch.tensor([[[1, 1], [0, 0]], [[0, 1], [0, 0]]])
     model = tiny()
     assert model.scores(DepthMap(depth))["depth"].tolist() == pytest.approx([0.3, 1.0])
-    assert model.scores(DepthMap(depth), face)["depth"].tolist() == pytest.approx([0.3, 0.0])
+    assert model.scores(DepthMap(depth), face)["depth"].tolist() == pytest.approx([0.6, 1.0])
     assert model.scores(DepthMap(depth), torch.zeros(2, 2, 2))["depth"].tolist() == [0.0, 0.0]
 
 

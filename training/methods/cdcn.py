@@ -202,16 +202,18 @@ class CDCN(Method[DepthMap, DepthLosses]):
             face: (N, m, m) mask of the face, 1 inside; without one all cells count.
 
         Returns:
-            ``depth``: the mean of the map over the face, cut at 1.
+            ``depth``: the sum of the map over the area of the face, cut at 1.
 
-        Source: CDCN's released code for the mean over the face. The mean over all cells, which training and evaluation
-        take because sample sets carry no masks, and the cut are ours.
+        Source: CDCN's released code for the sum of the whole map and the area. The mean over all cells, which training
+        and evaluation take because sample sets carry no masks, differs from it by a factor on crops that are cut alike;
+        it and the cut are ours.
         """
         if face is None:
             return {"depth": outputs.depth.mean(dim=(1, 2)).clamp(max=1.0)}
-        face = face.to(outputs.depth.dtype)
-        total = (outputs.depth * face).sum(dim=(1, 2))
-        return {"depth": (total / face.sum(dim=(1, 2)).clamp(min=1.0)).clamp(max=1.0)}
+        area = face.to(outputs.depth.dtype).sum(dim=(1, 2))
+        # Where there is no face, nobody is alive.
+        total = torch.where(area > 0, outputs.depth.sum(dim=(1, 2)), 0.0)
+        return {"depth": (total / area.clamp(min=1.0)).clamp(max=1.0)}
 
 
 def contrasts(maps: Tensor) -> Tensor:

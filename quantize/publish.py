@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock
 
 from fasedge._card_checks import PLAIN_NAME
 from fasedge.cards import (
@@ -53,7 +53,7 @@ GOLDEN_NAME = "golden.npz"
 #: Largest difference of a score that a device may show. INT8 differed from FP32 by up to 0.052 on 400 crops
 #: (ImageNet trunk, calibration scale 22; it grows with that scale), by less than 0.015 between processors and engines.
 DEFAULT_TOLERANCE = 0.06
-_STAGING, _OLD = ".staging-", "old-"
+_STAGING, _OLD, _LOCK = ".staging-", "old-", ".publishing.lock"
 
 _MODALITY: Mapping[str, Literal["rgb", "depth"]] = {"rgb": "rgb", "depth": "depth"}
 _MEANING: Mapping[OutputName, str] = {
@@ -222,13 +222,9 @@ def publish(
 @contextmanager
 def _staging_for(target: Path) -> Iterator[Path]:
     """A folder beside a model's own to put the new one together in; another publication waits until it is gone."""
-    import fcntl
-
     models = target.parent
     models.mkdir(parents=True, exist_ok=True)
-    alone = os.open(models, os.O_RDONLY)
-    try:
-        fcntl.flock(alone, fcntl.LOCK_EX)
+    with FileLock(models / _LOCK):
         _clear_up(models)
         # One level deeper than a model folder, so that an unfinished one is never listed.
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=models))
@@ -237,8 +233,6 @@ def _staging_for(target: Path) -> Iterator[Path]:
         finally:
             if target.exists() or not any(staging.glob(f"{_OLD}*")):
                 shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        os.close(alone)
 
 
 def _clear_up(models: Path) -> None:

@@ -209,7 +209,9 @@ def method_settings(config: TrainConfig) -> ADeepPixBiSConfig:
         settings = replace(settings, scale=config.method.scale)
     if config.method.margin is not None:
         settings = replace(settings, margin=config.method.margin)
-    return with_options(settings, config.method)
+    o = config.optimiser
+    # Processes and passes are averaged: what each of them adds up has to be as much as one batch of all would.
+    return with_options(replace(settings, summed_images=o.batch * o.accumulate), config.method)
 
 
 def build_trunk(config: MethodConfig) -> Trunk:

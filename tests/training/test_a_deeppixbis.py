@@ -156,6 +156,18 @@ def test_sum_reduction_of_the_official_code_is_batch_size_times_the_mean() -> No
     assert total.image.item() == pytest.approx(mean.image.item(), rel=1e-6)
 
 
+def test_a_sum_over_a_step_is_the_mean_of_what_its_parts_add_up() -> None:
+    """Gradients of processes and passes are averaged; 2 parts of 4 images make one step of 8."""
+    x, labels = torch.rand(8, 3, 64, 64, generator=torch.Generator().manual_seed(5)), torch.arange(8) % 2
+    whole, part = tiny(pixel_reduction="sum").eval(), tiny(pixel_reduction="sum", summed_images=8).eval()
+    part.load_state_dict(whole.state_dict())
+    expected = whole.loss(whole.cosines(x), labels)
+    halves = [part.loss(part.cosines(x[k : k + 4]), labels[k : k + 4]) for k in (0, 4)]
+    for name in ("total", "pixel", "image"):
+        mean = sum(getattr(half, name) for half in halves) / 2
+        torch.testing.assert_close(mean, getattr(expected, name))
+
+
 def test_profiles_hold_the_tabulated_divergences() -> None:
     table = {
         "paper": (0.7, "plain", True, "mean"),

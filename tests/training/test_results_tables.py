@@ -169,6 +169,57 @@ def test_simulated_sets_and_foreign_thresholds_are_in_no_table() -> None:
     assert "## Not in these tables" in text
 
 
+def without_threshold(found: Document, criterion: str) -> Document:
+    """The same run, had dev met a criterion with no threshold."""
+    (run,) = found.runs
+    (measures,) = run.levels["frame"].values()
+    at = {name: rates for name, rates in measures.at.items() if name != criterion}
+    measures = msgspec.structs.replace(measures, at=at, missing={criterion: "everything would be accepted"})
+    run = msgspec.structs.replace(run, levels={"frame": {"map": measures}})
+    return Document(runs=[run], summary=summarise([run]))
+
+
+def test_a_run_without_a_threshold_counts_as_one_that_accepts_everything() -> None:
+    """Left out, it would make the mean of the others look like that of all."""
+    ours = [("", document("wmca LOO_glasses", 2)), ("", document("wmca LOO_glasses", 2, seed=2))]
+    (row,) = lines(render_tables(ours, ["wmca"]), "**ours (map), frames, max**")
+    assert "10.00±0.00" in row
+    ours[1] = ("", without_threshold(ours[1][1], "bpcer1"))
+    (row,) = lines(render_tables(ours, ["wmca"]), "**ours (map), frames, max**")
+    assert row.count("30.00±20.00 [1 of 2 accept all]") == 1
+    assert row[-1] == "30.00 (1 of 7 attacks) [1 of 2 accept all]"
+    alone = render_tables([("", without_threshold(document("oulu_npu 1", 1), "eer"))], ["oulu"])
+    (row,) = lines(alone, "**ours (map), frames**")
+    assert row[1:] == [f"{rate} [1 of 1 accept all]" for rate in ("100.00", "0.00", "50.00")]
+    assert "Not in these tables" not in alone
+
+
+def test_a_mean_that_is_not_there_is_explained() -> None:
+    runs = [*document("oulu_npu 1", 1).runs, *without_threshold(document("oulu_npu 1", 2, seed=2), "apcer5").runs]
+    runs = [msgspec.structs.replace(run, name=f"run{k}") for k, run in enumerate(runs)]
+    text = render(Document(runs=runs, summary=summarise(runs)))
+    assert "- no mean at `apcer5`: `run1` met it with no threshold" in text
+
+
+def test_a_model_of_one_data_set_that_is_tested_on_another_stands_between_them() -> None:
+    """As the paper has it: the same model is in the cell of its own data set and in that of the other."""
+    oulu, mobile = "oulu_npu 1", "replay_mobile grandtest"
+    ours = [("", document(oulu, 1)), ("", document(mobile, 3, dev=oulu, train=oulu))]
+    text = render_tables(ours, ["inter"])
+    (row,) = lines(text, "**ours (map), frames**")
+    cells = dict(zip(LAYOUTS["inter"].columns, row[1:], strict=True))
+    assert cells == {"OULU->OULU": "5.00", "RM->RM": "", "OULU->RM": "15.00", "RM->OULU": ""}
+    assert "Not in these tables" not in text
+    # Another protocol, or a threshold from a third set, is another question.
+    for tested, dev, train in (
+        (mobile, "oulu_npu 2", "oulu_npu 2"),
+        (mobile, oulu, mobile),
+        (f"{mobile}, incomplete", oulu, oulu),
+    ):
+        found = document(tested, 3, dev=dev, train=train)
+        assert "Not in these tables" in render_tables([("", found)], ["inter"])
+
+
 def test_results_read_what_evaluate_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

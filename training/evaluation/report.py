@@ -167,7 +167,18 @@ def _summary(document: Document) -> str:
     for level, scores in document.summary.items():
         for score, found in scores.items():
             parts += [f"### {level.capitalize()}s, score `{score}`: mean", _means(found)]
+            parts += _without_threshold(document.runs, level, score)
     return "\n\n".join(parts)
+
+
+def _without_threshold(runs: Sequence[RunResult], level: str, score: str) -> list[str]:
+    """Which means are not there because a run lacks a threshold: of the others alone they would flatter."""
+    lacking: dict[str, list[str]] = {}
+    for run in runs:
+        for criterion in run.levels[level][score].missing:
+            lacking.setdefault(criterion, []).append(f"`{run.name}`")
+    lines = [f"- no mean at `{name}`: {', '.join(who)} met it with no threshold" for name, who in lacking.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _means(found: dict[str, Mean]) -> str:

@@ -31,6 +31,8 @@ class Entry:
         column: Column.
         fold: Fold, or ``None``; runs of one fold (seeds) are averaged before folds are.
         values: The cell's rates; several are joined by a slash.
+        accepts_all: Dev met the criterion with no threshold but one that accepts everything: the rates are those of
+            that one.
     """
 
     group: str
@@ -38,6 +40,27 @@ class Entry:
     column: str
     fold: int | None
     values: tuple[float, ...]
+    accepts_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Rates at a threshold from dev; by default those of accepting everything, as where dev meets none."""
+
+    apcer: float = 1.0
+    bpcer: float = 0.0
+    acer: float = 0.5
+    acer_pooled: float = 0.5
+    hter: float = 0.5
+    accepts_all: bool = True
+
+
+def _at(measures: Measures, criterion: str) -> _Rates:
+    """Rates at a criterion, also of a run without such a threshold: the mean of the others alone would flatter."""
+    found = measures.at.get(criterion)
+    if found is None:
+        return _Rates()
+    return _Rates(found.apcer_max, found.bpcer.value, found.acer, found.acer_pooled, found.hter, accepts_all=False)
 
 
 def placed(run: RunResult) -> Title | None:
@@ -46,12 +69,27 @@ def placed(run: RunResult) -> Title | None:
     Training, dev and test must be of the same protocol and fold, and whole: what has seen other recordings, a threshold
     from elsewhere, and rates on a part belong into no published table.
     """
-    title = parse_title(run.test.title)
-    if title is None or title.incomplete or run.dev.chosen or run.test.chosen:
-        return None
-    if {run.run.trained_on, run.dev.title} != {run.test.title}:
+    title = _whole(run)
+    if title is None or {run.run.trained_on, run.dev.title} != {run.test.title}:
         return None
     return replace(title, protocol=_usual(title.protocol)) if title.dataset == domains.NAME else title
+
+
+def _whole(run: RunResult) -> Title | None:
+    """What a run was tested on, if nothing of its sets is missing or left out."""
+    title = parse_title(run.test.title)
+    return None if title is None or title.incomplete or run.dev.chosen or run.test.chosen else title
+
+
+def _crossed(run: RunResult) -> str | None:
+    """The task of a run that learnt one data set by its protocol and was tested on another by its own.
+
+    It is what ``prepare domains`` makes of the two protocols: train and dev of the source, test of the target.
+    """
+    source, target = parse_title(run.dev.title), _whole(run)
+    if source is None or target is None or source.incomplete or run.run.trained_on != run.dev.title:
+        return None
+    return _usual("->".join(f"{t.dataset}:{t.protocol}" + (f":{t.fold}" if t.fold else "") for t in (source, target)))
 
 
 def _usual(task: str) -> str:
@@ -121,7 +159,8 @@ def _preface(std: Std) -> str:
         "Rows in bold are ours; the others are copied from the sources named. Empty cells: nothing was measured, "
         f"because the data is not at hand or the protocol was not run. ±: standard deviation with divisor {divisor}; "
         "the sources do not say which theirs is. Ours is the mean over folds, each the mean over its runs (seeds); "
-        "without folds, over runs."
+        "without folds, over runs. `accept all`: of so many runs no threshold on dev met the criterion, save one that "
+        "accepts everything; they count with an APCER of 100 % and a BPCER of 0."
     )
 
 
@@ -185,7 +224,7 @@ def _cell(entries: Sequence[Entry], layout: Layout, std: Std) -> str:
         every = per_fold if None not in folds else [entry.values[k] for entry in entries]
         rates.append(_text(mean_of(every), std))
     missing = f" ({len(folds)} of {_FOLDS} folds)" if layout.name == "oulu" and 0 < len(folds) < _FOLDS else ""
-    return "/".join(rates) + (missing if None not in folds else "")
+    return "/".join(rates) + (missing if None not in folds else "") + _mark(entries)
 
 
 def _over_attacks(cells: Mapping[str, Sequence[Entry]], layout: Layout, std: Std) -> str:
@@ -194,7 +233,14 @@ def _over_attacks(cells: Mapping[str, Sequence[Entry]], layout: Layout, std: Std
         return ""
     each = [mean_of([entry.values[0] for entry in entries]).mean for entries in attacks]
     all_ = len(layout.columns) - 2
-    return _text(mean_of(each), std) + (f" ({len(each)} of {all_} attacks)" if len(each) < all_ else "")
+    missing = f" ({len(each)} of {all_} attacks)" if len(each) < all_ else ""
+    return _text(mean_of(each), std) + missing + _mark([entry for entries in attacks for entry in entries])
+
+
+def _mark(entries: Sequence[Entry]) -> str:
+    """Say of how many runs everything was accepted, for want of a threshold."""
+    count = sum(entry.accepts_all for entry in entries)
+    return f" [{count} of {len(entries)} accept all]" if count else ""
 
 
 def _text(mean: Mean, std: Std) -> str:
@@ -214,10 +260,9 @@ def _oulu(label: str, run: RunResult) -> Iterable[Entry]:
     if where is None or where.dataset != "oulu_npu" or where.protocol not in ("1", "2", "3", "4"):
         return
     for row, measures in _scores(label, run):
-        if (at := measures.at.get("eer")) is not None:
-            rates = {"APCER": at.apcer_max, "BPCER": at.bpcer.value, "ACER": at.acer}
-            for column, value in rates.items():
-                yield Entry(f"Protocol {where.protocol}", row, column, where.fold, (value,))
+        at = _at(measures, "eer")
+        for column, value in {"APCER": at.apcer, "BPCER": at.bpcer, "ACER": at.acer}.items():
+            yield Entry(f"Protocol {where.protocol}", row, column, where.fold, (value,), at.accepts_all)
 
 
 def _replay_mobile(label: str, run: RunResult) -> Iterable[Entry]:
@@ -225,21 +270,20 @@ def _replay_mobile(label: str, run: RunResult) -> Iterable[Entry]:
         return
     for row, measures in _scores(label, run):
         yield Entry("", row, "EER", None, (measures.dev_eer,))
-        if (at := measures.at.get("eer")) is not None:
-            yield Entry("", row, "HTER", None, (at.hter,))
+        at = _at(measures, "eer")
+        yield Entry("", row, "HTER", None, (at.hter,), at.accepts_all)
 
 
 def _inter(label: str, run: RunResult) -> Iterable[Entry]:
     where = placed(run)
     own = {Title("oulu_npu", "1"): "OULU->OULU", Title("replay_mobile", "grandtest"): "RM->RM"}
-    if where is None:
-        return
-    column = _BOTH.get(where.protocol) if where.dataset == "domains" else own.get(where)
+    task = _crossed(run) if where is None else where.protocol if where.dataset == domains.NAME else None
+    column = _BOTH.get(task) if task is not None else own.get(where) if where is not None else None
     if column is None:
         return
     for row, measures in _scores(label, run):
-        if (at := measures.at.get("eer")) is not None:
-            yield Entry("", row, column, None, (at.acer if column == "OULU->OULU" else at.hter,))
+        at = _at(measures, "eer")
+        yield Entry("", row, column, None, (at.acer if column == "OULU->OULU" else at.hter,), at.accepts_all)
 
 
 def _rfmeta(label: str, run: RunResult) -> Iterable[Entry]:
@@ -248,8 +292,8 @@ def _rfmeta(label: str, run: RunResult) -> Iterable[Entry]:
         return
     for row, measures in _scores(label, run):
         yield Entry("", f"{row}, target EER", where.protocol, None, (measures.eer, measures.auc))
-        if (at := measures.at.get("eer")) is not None:
-            yield Entry("", f"{row}, source dev", where.protocol, None, (at.hter, measures.auc))
+        at = _at(measures, "eer")
+        yield Entry("", f"{row}, source dev", where.protocol, None, (at.hter, measures.auc), at.accepts_all)
 
 
 def _wmca(label: str, run: RunResult) -> Iterable[Entry]:
@@ -260,9 +304,9 @@ def _wmca(label: str, run: RunResult) -> Iterable[Entry]:
     if column not in LAYOUTS["wmca"].columns:
         return
     for row, measures in _scores(label, run):
-        if (at := measures.at.get("bpcer1")) is not None:
-            yield Entry("", f"{row}, pooled", column, None, (at.acer_pooled,))
-            yield Entry("", f"{row}, max", column, None, (at.acer,))
+        at = _at(measures, "bpcer1")
+        yield Entry("", f"{row}, pooled", column, None, (at.acer_pooled,), at.accepts_all)
+        yield Entry("", f"{row}, max", column, None, (at.acer,), at.accepts_all)
 
 
 _ENTRIES: Mapping[str, Callable[[str, RunResult], Iterable[Entry]]] = {

@@ -41,6 +41,8 @@ class ADeepPixBiSConfig:
         normalise_weights: Divide the filters of both heads by their norm, so that the outputs are cosines. The released
             code means to, but does not.
         pixel_reduction: ``mean`` over the batch, or ``sum`` as in the released code.
+        summed_images: Images that a sum is of: those of a whole step, of which a batch may be a part (of several
+            processes or passes). ``None``: those of the batch.
         attention: Weight the pixels by a trained map; without it all weigh the same.
         embedding: Length of the embedding of the image head.
         map_side: Cells along one side of the feature map: the input has 16 times as many pixels.
@@ -55,6 +57,7 @@ class ADeepPixBiSConfig:
     clamp_eps: float = 1e-4
     normalise_weights: bool = True
     pixel_reduction: PixelReduction = "mean"
+    summed_images: int | None = None
     attention: bool = True
     embedding: int = 512
     map_side: int = 14
@@ -73,6 +76,7 @@ class ADeepPixBiSConfig:
             ("scale", 0.0 < self.scale < math.inf, "scale > 0"),
             ("clamp_eps", 1e-7 <= self.clamp_eps < 1.0, "1e-7 <= clamp_eps < 1 (float32 resolves no less)"),
             ("pixel_reduction", self.pixel_reduction in ("mean", "sum"), "'mean' or 'sum'"),
+            ("summed_images", self.summed_images is None or self.summed_images >= 1, "summed_images >= 1"),
             ("embedding", self.embedding >= 1, "embedding >= 1"),
             ("map_side", self.map_side >= 1, "map_side >= 1"),
         )
@@ -280,7 +284,9 @@ class ADeepPixBiS(Method[Cosines, Losses]):
         """
         y = check_labels(labels, outputs.image.shape[0])
         per_image = (outputs.attention * a_bce(outputs.map, y, self.config)).sum(dim=(1, 2))
-        pixel = per_image.mean() if self.config.pixel_reduction == "mean" else per_image.sum()
+        pixel = per_image.mean()
+        if self.config.pixel_reduction == "sum":
+            pixel = pixel * (self.config.summed_images or len(per_image))
         image = a_bce(outputs.image, y, self.config).mean()
         weight = self.config.lambda_pixel
         return Losses(weight * pixel + (1.0 - weight) * image, pixel, image)

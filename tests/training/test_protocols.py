@@ -382,6 +382,23 @@ def test_everything_that_is_wrong_in_ones_own_tree_is_said_at_once(tmp_path: Pat
         assert expected in said
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"), [("dve", "dev"), ("validation", "dev"), ("Train", "train"), ("holdout", "")]
+)
+def test_a_split_under_another_name_is_refused(tmp_path: Path, name: str, meant: str) -> None:
+    """Otherwise nobody would be trained, or tested, on it, and nobody would know."""
+    tree = recordings.own_tree(tmp_path / "own")
+    tree.add(f"{name}/bona_fide/carl/clip.avi")
+    hint = f" (did you mean {meant!r}?)" if meant else ""
+    assert f"{name!r} is not a split{hint}; expected train, dev, test" in problems_of(tree.root, "generic")
+
+
+def test_other_folders_beside_the_splits_are_named(tmp_path: Path) -> None:
+    tree = recordings.own_tree(tmp_path / "own")
+    tree.text("consent/forms.txt", "")
+    assert any("folders that are not used: consent" in note for note in load(tree.root, "generic").notes)
+
+
 HEADING = "path,label,split,subject,species,depth"
 
 
@@ -430,6 +447,23 @@ def test_ones_own_table_is_read(tmp_path: Path) -> None:
     found = load(tree.root, "generic")
     assert totals(found) == [(1, 1)] * 3
     assert found.counts()["test"]["print"] == 1
+
+
+def test_pictures_of_one_recording_have_to_agree(tmp_path: Path) -> None:
+    """A slip in one row, which training would not notice."""
+    tree = recordings.own_tree(tmp_path / "own")
+    heading = "path,label,split,subject,species,subtype,video"
+    rows = ["a.png,bona_fide,dev,anna,,,clip", "b.png,attack,dev,anna,print,,clip", "c.png,bona_fide,train,bert,,,clip"]
+    rows += ["d.png,attack,test,carl,print,laser,other", "e.png,attack,test,carl,print,ink,other"]
+    tree.text("manifest.csv", "\n".join([heading, *rows]))
+    said = problems_of(tree.root, "generic")
+    for expected in (
+        "recording 'clip' disagree about its label or species: 'bona_fide' (a.png), 'print' (b.png)",
+        "recording 'clip' disagree about its split: 'dev' (a.png), 'train' (c.png)",
+        "recording 'clip' disagree about its subject: 'anna' (a.png), 'bert' (c.png)",
+        "recording 'other' disagree about its subtype: 'ink' (e.png), 'laser' (d.png)",
+    ):
+        assert expected in said
 
 
 def test_the_error_shows_ten_problems_and_counts_the_rest() -> None:

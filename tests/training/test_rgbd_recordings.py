@@ -147,6 +147,19 @@ def test_preprocessed_wmca_without_one_attack_is_taken_as_it_is_and_trains_cmfl(
     fit(monkeypatch, tmp_path / "sets", tmp_path / "run")
 
 
+def test_preprocessed_wmca_in_the_folders_of_the_raw_files_is_known_by_what_it_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = recordings.wmca(tmp_path / "wmca", raw=False, content=True, videos=2)
+    day = tree.root / "face-station" / "20.03.18"
+    day.mkdir(parents=True)
+    for path in [*tree.root.rglob("*.hdf5")]:
+        path.rename(day / path.name)
+    options = ("--root", tree.root, "--method", "cmfl", "--check", "--allow-partial")
+    assert run(monkeypatch, "prepare", "wmca", *options) == 0
+    assert "depth_warp" not in capsys.readouterr().out
+
+
 def test_normalised_depth_is_no_target_of_networks_that_predict_distances(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,8 @@ Protocols: ``all``, and ``LOO_<species>`` for each species of attack in the data
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fasedge.types import Label
@@ -42,9 +43,15 @@ PROTOCOLS: dict[str, tuple[int, ...]] = {"all": ()}
 _VIDEOS = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _LABELS = {BONA_FIDE: Label.BONA_FIDE, "attack": Label.ATTACK}
+_COLUMNS = {"split": "split", "subject": "subject", "pai_species": "label or species", "pai_subtype": "subtype"}
 _REQUIRED = ("path", "label", "split", "subject")
 _OPTIONAL = ("species", "subtype", "depth", "video")
 _DEPTH = "_depth"
+#: What others call the splits.
+_ALIASES: dict[str, Split] = {
+    "training": "train", "val": "dev", "valid": "dev", "validation": "dev", "devel": "dev", "development": "dev",
+    "eval": "test", "testing": "test",
+}  # fmt: skip
 
 
 def load(root: Path, protocol: str = "all", fold: int | None = None, *, partial: bool = False) -> Protocol:
@@ -62,6 +69,7 @@ def load(root: Path, protocol: str = "all", fold: int | None = None, *, partial:
     problems = Problems(f"data in {root}", partial)
     need_folders(problems, root, [])
     found = list(_from_table(problems, root) if (root / TABLE).is_file() else _from_tree(problems, root))
+    _check_recordings(problems, found)
     species = sorted({record.pai_species for record in found if not record.is_bona_fide})
     if not problems.found:
         pick_protocol(problems, protocol, {**PROTOCOLS, **{f"LOO_{name}": () for name in species}}, fold)
@@ -69,6 +77,19 @@ def load(root: Path, protocol: str = "all", fold: int | None = None, *, partial:
     if protocol != "all":
         records = leave_one_out(records, protocol.removeprefix("LOO_"))
     return finish(problems, Protocol(NAME, protocol, None, records))
+
+
+def _check_recordings(problems: Problems, records: Iterable[Record]) -> None:
+    """Refuse recordings whose pictures disagree about what they show: a slip in one row of a table."""
+    pictures: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        pictures[record.video_id].append(record)
+    for video, found in pictures.items():
+        for what in ("split", "subject", "pai_species", "pai_subtype"):
+            said = {str(getattr(record, what)): record.rgb.name for record in reversed(found)}
+            if len(said) > 1:
+                told = ", ".join(f"{value!r} ({name})" for value, name in sorted(said.items()))
+                problems.add(f"the pictures of the recording {video!r} disagree about its {_COLUMNS[what]}: {told}")
 
 
 def _from_table(problems: Problems, root: Path) -> Iterator[Record]:
@@ -151,6 +172,7 @@ def _record(  # noqa: PLR0917 - the columns of a row
 
 def _from_tree(problems: Problems, root: Path) -> Iterator[Record]:
     need_folders(problems, root, ["train", "test"])
+    _check_folders(problems, root)
     for split in SPLITS:
         folder = root / split
         if not folder.is_dir():
@@ -167,6 +189,20 @@ def _from_tree(problems: Problems, root: Path) -> Iterator[Record]:
                         yield from _from_people(problems, root, split, species, species.name)
                     else:
                         problems.add(f"{species}: expected {split}/attack/<species>/<subject>/<file>")
+
+
+def _check_folders(problems: Problems, root: Path) -> None:
+    """Refuse folders that look like a split under another name; name the others that are not read."""
+    unread = []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in SPLITS):
+        meant = _ALIASES.get(folder.name.lower())
+        hint = f" (did you mean {meant!r}?)" if meant else suggest(folder.name.lower(), SPLITS)
+        if hint or any((folder / label).is_dir() for label in _LABELS):
+            problems.add(f"{folder}: {folder.name!r} is not a split{hint}; expected {', '.join(SPLITS)}")
+        else:
+            unread.append(folder.name)
+    if unread:
+        problems.notes.append(f"{root}: folders that are not used: {listed(unread)}")
 
 
 def _from_people(problems: Problems, root: Path, split: Split, folder: Path, species: str) -> Iterator[Record]:

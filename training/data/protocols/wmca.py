@@ -2,8 +2,8 @@
 
 Layout, raw: ``face-station/DD.MM.YY/<client>_<session>_<presenter>_<type>_<pai>.h5``. Preprocessed by bob: the same
 names, one ``.hdf5`` or ``.h5`` per video with groups ``Frame_<k>`` that hold ``array`` (4, 224, 224) uint8: red, green,
-blue, depth; found anywhere under the root. Both kinds are told apart by the first file's content when frames are read;
-here by the folder ``face-station``.
+blue, depth; found anywhere under the root, also in the folders of the raw files. Both kinds are told apart by what is
+in the files; where none can be opened, by the folder ``face-station``.
 
 Which video is in which split stands in lists that come with the data set (see :mod:`.split_lists`); expected are
 ``PROTOCOL-grandtest.csv`` or ``grandtest/{train,dev,eval}.lst`` in the root or in ``protocols/``. Leave-one-out
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 from fasedge.types import Label
@@ -57,6 +58,8 @@ ATTACKS = tuple(name for name in GRANDTEST if name != BONA_FIDE)
 PROTOCOLS: dict[str, tuple[int, ...]] = {"grandtest": (), **{f"LOO_{name}": () for name in ATTACKS}}
 COUNTS: Expected = {split: {name: n[i] for name, n in GRANDTEST.items()} for i, split in enumerate(SPLITS)}
 DEPTH_WARP = "depth_warp.json"
+#: Files that are opened to find one that says what they hold.
+_LOOK_AT = 5
 _STEM = re.compile(r"(\d+)_(\d+)_(\d+)_(\d+)_(\d+)")
 
 
@@ -107,9 +110,9 @@ def load(root: Path, protocol: str = "grandtest", fold: int | None = None, *, pa
     problems = Problems(f"WMCA in {root}", partial)
     fold = pick_protocol(problems, protocol, PROTOCOLS, fold)
     need_folders(problems, root, [])
-    raw = (root / "face-station").is_dir()
-    base = root / "face-station" if raw else root
+    base = root / "face-station" if (root / "face-station").is_dir() else root
     files = _find(problems, base)
+    raw = _are_raw(files.values(), otherwise=base != root)
     lists = root / "protocols" if (root / "protocols").is_dir() else root
     splits = read_splits(problems, lists, "grandtest")
     records: dict[Split, list[Record]] = {split: [] for split in SPLITS}
@@ -144,6 +147,22 @@ def _find(problems: Problems, base: Path) -> dict[str, Path]:
     if not files and not odd:
         problems.add(f"{base}: no .h5 or .hdf5 file in it")
     return files
+
+
+def _are_raw(files: Iterable[Path], *, otherwise: bool) -> bool:
+    """Whether files hold streams as they were recorded, not frames by bob: what the first that opens says."""
+    import h5py  # type: ignore[import-untyped]  # the package has no types
+
+    for path in islice(files, _LOOK_AT):
+        try:
+            with h5py.File(path) as file:
+                names = [str(name) for name in file]
+        except OSError:
+            continue
+        for beginning, raw in (("Frame_", False), ("intelsr300_", True)):
+            if any(name.startswith(beginning) for name in names):
+                return raw
+    return otherwise
 
 
 def _record(problems: Problems, root: Path, path: Path | None, stem: str, split: Split, *, raw: bool) -> Record | None:

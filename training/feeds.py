@@ -115,7 +115,7 @@ class SetFeed:
                       n - real, len(self._places))  # fmt: skip
         o, self._sampler = config.optimiser, self._make_sampler() if needs.domains else None
         if self._sampler is None:
-            self._passes = n // o.batch
+            self._passes = -(-n // o.batch) if needs.every else n // o.batch
             share(config, self._who)
         else:
             self._passes = self._sampler.steps_per_epoch

@@ -110,7 +110,7 @@ def fit_config(config: TrainConfig, places: Places, console: Console) -> None:
 
 def _fit_once(config: TrainConfig, places: Places, sets: Sets, who: Processes, console: Console) -> None:
     """Fit a method that no gradient trains."""
-    task, needs = build_fitted(config), Needs()
+    task, needs = build_fitted(config), Needs(every=True)
     feed = open_feed(config, places, needs, sets, who)
     try:
         dev = open_dev(config, places, needs, sets, console)

@@ -57,6 +57,8 @@ class Needs:
         gradients: Its step adds to the gradients of its parameters itself; the loop does not call ``backward``.
         settle: Batches that :meth:`SettlingTask.settle` wants before the network is scored.
         compiles: Whether ``torch.compile`` may be used; it has no second-order gradients.
+        every: An epoch of a set shows every sample, in a last batch as small as it happens to be. Steps of the
+            optimiser want batches of one size, and leave that rest out.
     """
 
     depth: bool = False
@@ -66,6 +68,7 @@ class Needs:
     gradients: bool = False
     settle: int = 0
     compiles: bool = True
+    every: bool = False
 
     @property
     def measured(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -16,7 +17,8 @@ from tests.training.fixtures.toy_sets import toy_row
 from training.data.table import SampleRow
 from training.errors import DataError
 from training.evaluation.measure import CRITERIA, mean_of, measure_levels, numbers
-from training.evaluation.tables import ScoreTable, write_scores
+from training.evaluation.plots import draw_det
+from training.evaluation.tables import Presentations, ScoreTable, frame_of, write_scores
 
 
 def table(rows: list[SampleRow], scores: list[float], split: str) -> ScoreTable:
@@ -209,3 +211,21 @@ def test_the_expected_performance_is_that_of_the_threshold_which_is_cheapest_on_
     assert found.acer_at_alpha["0.5"] == pytest.approx(0.25)
     # Attacks for nothing: the highest threshold that rejects no bona fide presentation of dev is .36: .6 .5 .75 pass.
     assert found.acer_at_alpha["0"] == pytest.approx((2 / 3) / 2)
+
+
+def test_what_a_simulator_calls_a_frame_is_no_number_of_a_frame() -> None:
+    rows = [toy_row(0, 1, params={"frame": 1.0}), toy_row(1, 0, params={"frame": 7, "video": "clip"})]
+    assert [frame_of(row) for row in rows] == ["", "7"]
+
+
+def test_a_score_that_is_always_wrong_is_seen_in_the_detection_error_tradeoff(tmp_path: Path) -> None:
+    """Its curve runs along the far ends of the axes."""
+    labels = np.repeat([1, 0], 20)
+    species = ["print"] * 40
+    found = Presentations(np.linspace(0, 1, 40), labels, species, species, [str(i) for i in range(40)])
+    draw_det(tmp_path / "det.png", {"map": found}, "frame")
+    picture = cv2.imread(str(tmp_path / "det.png")).astype(int)
+    blue = (picture[..., 0] - picture[..., 2] > 100).mean(axis=0)
+    # A horizontal line from one end to the other, and a vertical one on the right.
+    assert (blue > 0).sum() > 0.8 * picture.shape[1]
+    assert blue.max() > 0.7

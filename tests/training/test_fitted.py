@@ -86,7 +86,7 @@ def test_every_sample_is_looked_at_as_often_as_there_are_epochs(tmp_path: Path) 
             return self.features(rgb).squeeze(1) / 255
 
     task, config = Counting(), settings()
-    fit_features(task, config, SetFeed(TRAIN, config, Needs()), DEV, tmp_path)
+    fit_features(task, config, SetFeed(TRAIN, config, Needs(every=True)), DEV, tmp_path)
     # Smoothed labels of 0.05 and 0.95 are attacks and bona fide presentations.
     assert task.seen == (48, 24)
 

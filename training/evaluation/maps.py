@@ -18,7 +18,7 @@ from training.config import TrainConfig
 from training.data.batches import plain_batch, usable
 from training.data.samples import SampleSet
 from training.errors import ConfigError, DataError
-from training.evaluation.tables import video_of
+from training.evaluation.tables import frame_of, video_of
 from training.meta_task import DomainTask
 from training.methods.a_deeppixbis import ADeepPixBiS
 from training.methods.cmfl import CMFL
@@ -133,7 +133,7 @@ def write_maps(  # noqa: PLR0917 - the parts of an evaluation, in their order
                 files.append(folder / f"{_plain(species)}_{k:02d}.png")
                 _write(files[-1], np.concatenate(panels, axis=1))
                 row = samples.table[place]
-                about = [video_of(row), row.params.get("frame", ""), row.index, repr(float(scores[place]))]
+                about = [video_of(row), frame_of(row), row.index, repr(float(scores[place]))]
                 writer.writerow([files[-1].name, species, row.subtype, *about])
     return files
 

@@ -25,6 +25,7 @@ SIZE_PX = (960, 800)
 _DPI = 160
 #: Rates that the axes of a DET curve are marked with.
 _MARKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+_FAR_MARKS, _FAR = (0.99, 0.999), 0.97
 #: Blue, vermilion, green, orange, purple, sky: can be told apart with any colour vision (Okabe and Ito 2008).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 _DASHES = ("-", "--", "-.", ":")
@@ -74,6 +75,7 @@ def draw_det(path: Path, named: Mapping[str, Presentations], level: str) -> None
         DataError: The package matplotlib is not installed.
         OSError: The file cannot be written.
     """
+    far, inside = float(metrics.probit(_FAR)), True
     with _figure(path) as axes:
         for (colour, dash), (name, found) in zip(_cycle(len(named)), named.items(), strict=True):
             curve = metrics.det_curve(found.scores, found.labels, found.species)
@@ -82,12 +84,16 @@ def draw_det(path: Path, named: Mapping[str, Presentations], level: str) -> None
                 curve.apcer_probit, curve.bpcer_probit, where="pre", label=name, color=colour, linestyle=dash,
                 linewidth=1.6,
             )  # fmt: skip
-        places = metrics.probit(_MARKS).tolist()
-        texts = [f"{100 * mark:g}" for mark in _MARKS]
+            inside &= bool(((curve.apcer_probit < far) & (curve.bpcer_probit < far)).any())
+        marks = _MARKS if inside else (*_MARKS, *_FAR_MARKS)
+        places = metrics.probit(marks).tolist()
+        texts = [f"{100 * mark:g}" for mark in marks]
         axes.set_xticks(places, texts)
         axes.set_yticks(places, texts)
-        # A little beyond the smallest rate that the metrics draw, so that lines on it are seen whole.
-        limits = [float(metrics.probit(metrics.PROBIT_CLIP)) - 0.08, float(metrics.probit(0.97))]
+        # A little beyond the smallest rate that the metrics draw, so that lines on it are seen whole; up to where
+        # detectors lie that do something, or to the end where one would not be seen.
+        nearest = float(metrics.probit(metrics.PROBIT_CLIP)) - 0.08
+        limits = [nearest, far if inside else -nearest]
         axes.set_xlim(limits[0], limits[1])
         axes.set_ylim(limits[0], limits[1])
         axes.plot(limits, limits, color="0.7", linewidth=0.8, linestyle=":")

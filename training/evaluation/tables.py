@@ -104,6 +104,12 @@ def video_of(row: SampleRow) -> str:
     return str(row.params.get("video", ""))
 
 
+def frame_of(row: SampleRow) -> str:
+    """Number of a frame in its recording; empty where there is none."""
+    # The simulator's draws may have any name, this one too.
+    return str(row.params.get("frame", "")) if video_of(row) else ""
+
+
 def has_videos(rows: Sequence[SampleRow]) -> bool:
     """Whether frames say which recording they are from.
 
@@ -187,7 +193,7 @@ def write_scores(path: Path, tables: Sequence[ScoreTable]) -> None:
         writer.writerow([*columns, *names])
         for table in tables:
             for i, row in enumerate(table.rows):
-                about = [row.source, table.split, row.identity, video_of(row), row.params.get("frame", "")]
+                about = [row.source, table.split, row.identity, video_of(row), frame_of(row)]
                 # All digits: whoever works the rates out again from this file must get the same.
                 scores = [_digits(table.scores[name][i]) for name in names]
                 writer.writerow([*about, row.label, row.species, row.subtype, row.index, *scores])

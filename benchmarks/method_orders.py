@@ -20,6 +20,7 @@ is not trained again, and an interrupted run goes on.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import time
@@ -43,6 +44,7 @@ from training.errors import ConfigError
 from training.evaluation.evaluating import Options, Pair, evaluate_runs
 from training.evaluation.measure import FIXED
 from training.fit import Places, fit_config, overridden
+from training.runlog import RECORD
 
 #: Name of the task that leaves nothing out.
 WHOLE = "all"
@@ -193,6 +195,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         dev_auc: On the dev set, without what was left out.
         n_test: Presentations that were measured.
         config: Digest of the configuration: figures of another length of training are not mixed in.
+        simulator: Version of the simulator that made the training set; 0 where it was not recorded.
+        commit: Of the source that trained.
+        torch: Its version.
     """
 
     study: str
@@ -208,6 +213,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     dev_auc: float
     n_test: int
     config: str
+    simulator: int = 0
+    commit: str = ""
+    torch: str = ""
 
 
 def read_outcomes(path: Path) -> list[Outcome]:
@@ -298,8 +306,18 @@ def _train(name: tuple[str, str, str], config: TrainConfig, sets: Path, runs: Pa
     return Outcome(
         study=study, row=row, task=task, seed=config.seed, seconds=seconds, parameters=found.run.parameters,
         auc=measured.auc, eer=measured.eer, hter=at.hter, bpcer=at.bpcer.value, dev_auc=measured.dev_auc,
-        n_test=measured.n_bona_fide + sum(measured.n_attack.values()), config=digest(config),
+        n_test=measured.n_bona_fide + sum(measured.n_attack.values()), config=digest(config), **_made_with(folder),
     )  # fmt: skip
+
+
+def _made_with(folder: Path) -> dict[str, Any]:
+    """What the record of a run says about how it was made."""
+    record = json.loads((folder / RECORD).read_bytes())
+    return {
+        "simulator": int(record["train"].get("version") or 0),
+        "commit": record["commit"] or "",
+        "torch": record["torch"] or "",
+    }
 
 
 @app.command()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from benchmarks import method_orders
@@ -15,6 +16,7 @@ from benchmarks.method_orders import table as show_table
 from tests.training.fixtures.evaluation_sets import drawn_set, write_set
 from training.build import build_task
 from training.config import InputConfig, MethodConfig, OptimiserConfig, TrainConfig
+from training.data.table import SIMULATOR_VERSION
 from training.errors import ConfigError
 
 
@@ -85,6 +87,7 @@ def test_a_study_is_run_once_divided_among_processes_and_shown(
     assert sorted(o.row for o in found) == ["colour and depth", "depth"]
     # Two people: four bona fide recordings and two prints of two frames each.
     assert all((o.n_test, o.task) == (12, "species=print") for o in found)
+    assert all(o.simulator == SIMULATOR_VERSION and o.torch == torch.__version__ for o in found)
     assert all(0 <= value <= 1 for o in found for value in (o.auc, o.eer, o.hter, o.bpcer, o.dev_auc))
     capsys.readouterr()
     show_table("toy", out, markdown=True)

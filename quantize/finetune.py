@@ -11,7 +11,7 @@ CVPR 2018, section 3 (simulated rounding); Bengio et al., 2013 (straight-through
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,6 @@ class FinetuneRecord:
 
     before: float
     after: float
-
-    @classmethod
-    def of(cls, squared: Sequence[float]) -> FinetuneRecord:
-        """Summarise the mean squared errors of the steps."""
-        if not squared:
-            return cls(0.0, 0.0)
-        tenth = max(1, len(squared) // 10)
-        return cls(math.sqrt(float(np.mean(squared[:tenth]))), math.sqrt(float(np.mean(squared[-tenth:]))))
 
 
 def finetune(
@@ -122,7 +114,10 @@ def finetune(
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
-    return FinetuneRecord.of(errors)
+    tenth = max(1, len(errors) // 10)
+    if not errors:
+        return FinetuneRecord(0.0, 0.0)
+    return FinetuneRecord(math.sqrt(float(np.mean(errors[:tenth]))), math.sqrt(float(np.mean(errors[-tenth:]))))
 
 
 def _pooled_error(a: Tensor, b: Tensor) -> Tensor:

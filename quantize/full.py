@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ class FullNetwork(Exportable):
         self._task = task
         # Registered for the converters; the task's first layer holds constants only.
         self.network = task.module.eval().requires_grad_(False)
-        self.inputs = {"rgb": 3, "depth": 1} if task.needs.depth else {"rgb": 3}
+        self.inputs = MappingProxyType({"rgb": 3, "depth": 1} if task.needs.depth else {"rgb": 3})
         self.outputs = ("score",)
 
     def forward(self, rgb: Tensor, depth: Tensor | None = None) -> tuple[Tensor]:

@@ -92,18 +92,15 @@ class _Rounding:
 
     def __init__(self, name: str, conv: nn.Conv2d, code_max: int) -> None:
         self.name, self.on, self.learns = name, False, False
-        self._conv, self._grid, self._code_max = conv, ActivationGrid(), code_max
+        self._conv, self._grid = conv, ActivationGrid()
         self._low, self._high = np.inf, -np.inf
         self._exact = conv.weight.data
-        self.round_anew()
+        self._rounded = GridConv(conv, code_max).rounded_weight().detach()
         self._hook = conv.register_forward_pre_hook(self._before)
 
     @property
     def weights(self) -> int:
         return self._exact.numel()
-
-    def round_anew(self) -> None:
-        self._rounded = GridConv(self._conv, self._code_max).rounded_weight().detach()
 
     def _before(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
         (x,) = inputs
@@ -218,11 +215,6 @@ class Layers:
         finally:
             for layer in self._found.values():
                 layer.switch(on=False)
-
-    def round_anew(self) -> None:
-        """Look at the filters again, which have changed since; while none is rounded."""
-        for layer in self._found.values():
-            layer.round_anew()
 
     def scores(self, shown: UInt8Array, rounded: Iterable[str] = ()) -> FloatArray:
         """Scores with some of the convolutions rounded, float32 (n,)."""

@@ -1,6 +1,7 @@
 """How often a decision depends on where exactly the face was found.
 
     python -m benchmarks.crop_jitter sets/test --model a-deeppixbis --model edge-rgb
+    python -m benchmarks.crop_jitter CAPTURES --size 112b --model edge-rgb
 
 Every picture is cut at its reference box and, several times, at a box moved and resized as an uncertain finder would do
 it (by default 6 % of its side to either side, 12 % in size). A *flip* is a moved crop whose decision is not that of the
@@ -11,7 +12,8 @@ every second of them mirrored: what steadiness can be bought for twice or four t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +23,21 @@ import numpy as np
 import typer
 from rich.progress import track
 
+from benchmarks.real_captures import read_capture
 from benchmarks.transfer import show
 from fasedge.backends import Backend, open_backend
 from fasedge.cards import find_model, load_card, verified_model_path
 from fasedge.engine_choice import choose_engine
-from fasedge.preprocess import InputSpec
+from fasedge.geometry import box_from_xywh
+from fasedge.preprocess import InputSpec, crop_face
 from fasedge.types import Box, FloatArray, UInt8Array
 from quantize.pictures import feed, pictures, usable_part
-from training.data.samples import CropJitter, SampleSet
+from training.data.samples import CropJitter, SampleSet, jittered
 from training.errors import DataError
 
 _BATCH = 32
+#: Labels, scores of the reference crops (n,) and of moved ones (n, k).
+Scores = tuple[Sequence[int], FloatArray, FloatArray]
 #: Crops that are averaged: how far each is moved to the right and down, in sides of the box.
 _VIEWS: Mapping[int, Sequence[tuple[float, float]]] = {
     1: ((0.0, 0.0),),
@@ -122,6 +128,39 @@ def jittered_scores(
     return reference, moved
 
 
+def capture_scores(
+    captures: Sequence[tuple[Path, Box]],
+    backend: Backend,
+    spec: InputSpec,
+    *,
+    jitter: CropJitter,
+    times: int,
+    seed: int,
+) -> tuple[FloatArray, FloatArray]:
+    """The same of real captures, each with its reference box."""
+    rng = np.random.default_rng(seed)
+    reference, moved = np.empty(len(captures), np.float32), np.empty((len(captures), times), np.float32)
+    for k, (path, box) in enumerate(track(captures, description="scoring", transient=True)):
+        picture = read_capture(path)
+        boxes = [box, *(jittered(box, jitter, rng) for _ in range(times))]
+        reference[k], *moved[k] = _scores(backend, np.stack([crop_face(picture, b, spec) for b in boxes]))
+    return reference, moved
+
+
+def read_captures(folder: Path, size: str, kind: str) -> tuple[list[tuple[Path, Box]], list[int]]:
+    """Captures that have a reference box, and their labels.
+
+    Raises:
+        DataError: There are none of that size and kind.
+    """
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as stream:
+        rows = [r for r in csv.DictReader(stream) if (r["size"], r["kind"]) == (size, kind) and r["x"]]
+    if not rows:
+        raise DataError(f"{folder} has no captures of the size {size!r} and the kind {kind!r} with a box")
+    boxes = [box_from_xywh(*(float(row[c]) for c in "xywh")) for row in rows]
+    return [(folder / r["file"], box) for r, box in zip(rows, boxes, strict=True)], [r["label"] == "live" for r in rows]
+
+
 def _shifted(box: Box, right: float, down: float) -> Box:
     x, y = right * box.width, down * box.height
     return Box(box.x1 + x, box.y1 + y, box.x2 + x, box.y2 + y)
@@ -132,9 +171,14 @@ def _scores(backend: Backend, shown: UInt8Array) -> FloatArray:
 
 
 def flips_of(
-    model: str, samples: SampleSet, jitter: CropJitter, *, times: int, seed: int, views: int = 1
+    model: str, scored: Callable[[Backend, InputSpec, bool], Scores]
 ) -> tuple[Mapping[str, tuple[float, Flips]], float]:
     """Flips of a published model.
+
+    Args:
+        model: Its id or folder.
+        scored: Gives labels, scores of the reference crops and those of moved ones, from an engine, the input that it
+            wants and whether it looks at depth.
 
     Returns:
         Operating point to its threshold and its flips; and the standard deviation of the score over the moved crops of
@@ -145,26 +189,15 @@ def flips_of(
     item = choose_engine(card, "auto", "int8")
     path = verified_model_path(folder, item)
     seen = tuple(i.modality for i in card.inputs)
-    samples = usable_part(samples, depth="depth" in seen)
     with closing(open_backend(item.engine, path, names=item.tensor_names())) as backend:
-        reference, moved = jittered_scores(
-            samples,
-            backend,
-            card.input_spec(),
-            depth="depth" in seen,
-            jitter=jitter,
-            times=times,
-            seed=seed,
-            views=views,
-        )
-    labels = samples.labels.tolist()
+        labels, reference, moved = scored(backend, card.input_spec(), "depth" in seen)
     points = {p.name: p.threshold for p in card.operating_points if (p.precision, p.modalities) == ("int8", seen)}
     found = {name: (value, count_flips(reference, moved, labels, value)) for name, value in points.items()}
     return found, float(np.sqrt(moved.var(axis=1, ddof=1).mean()))
 
 
 def main(
-    samples: Annotated[Path, typer.Argument(help="Sample set, not of the train split.")],
+    samples: Annotated[Path, typer.Argument(help="Sample set, not of the train split; or real captures.")],
     *,
     model: Annotated[list[str], typer.Option("--model", "-m", help="Models or their folders.")],
     shift: Annotated[float, typer.Option(min=0, help="Largest shift, share of the box's side.")] = CropJitter().shift,
@@ -172,15 +205,31 @@ def main(
     times: Annotated[int, typer.Option(min=2, help="Moved crops of each picture.")] = 4,
     views: Annotated[int, typer.Option(help="Crops that are averaged to a score: 1, 2 or 4.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the moves.")] = 0,
+    size: Annotated[str, typer.Option(help="Real captures of this size of their manifest.")] = "",
+    kind: Annotated[str, typer.Option(help="And of this kind: crop or clip_frame.")] = "crop",
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:
     """Print a row per model and operating point."""
-    held_out = SampleSet.load(samples)
-    if held_out.info.split == "train":
-        raise DataError("flips are counted on held-out pictures, got a set of the train split")
+    jitter = CropJitter(shift, scale)
+    if size:
+        captures, living = read_captures(samples, size, kind)
+    else:
+        held_out = SampleSet.load(samples)
+        if held_out.info.split == "train":
+            raise DataError("flips are counted on held-out pictures, got a set of the train split")
+
+    def scored(backend: Backend, spec: InputSpec, depth: bool) -> Scores:
+        if size:
+            return living, *capture_scores(captures, backend, spec, jitter=jitter, times=times, seed=seed)
+        part = usable_part(held_out, depth=depth)
+        found = jittered_scores(part, backend, spec, depth=depth, jitter=jitter, times=times, seed=seed, views=views)
+        return part.labels.tolist(), *found
+
+    if size and views > 1:
+        raise DataError("the crops of real captures are not averaged; leave --views out")
     rows = []
     for name in model:
-        found, deviation = flips_of(name, held_out, CropJitter(shift, scale), times=times, seed=seed, views=views)
+        found, deviation = flips_of(name, scored)
         rows += [
             [name, point, f"{threshold:.3f}", *(f"{100 * value:.2f} %" for value in (
                 flips.share, flips.of_bona_fide, flips.of_attacks, flips.any_of)), f"{deviation:.4f}"]

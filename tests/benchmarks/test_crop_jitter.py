@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from benchmarks.crop_jitter import count_flips, jittered_scores
+from benchmarks.crop_jitter import capture_scores, count_flips, jittered_scores, read_captures
 from fasedge.preprocess import InputSpec
 from fasedge.types import FloatArray
+from tests.benchmarks.tiny_captures import write_captures
 from training.data.samples import CropJitter, SampleRow, SampleSet, SetInfo
 from training.errors import DataError
 
@@ -76,3 +79,19 @@ def test_boxes_are_moved_as_asked() -> None:
     assert still == pytest.approx((60 - 1.6 + 139 + 1.6) / 2, abs=1)
     with pytest.raises(DataError, match="views must be one of 1, 2, 4, got 3"):
         scores(0.0, 0.0, 2, views=3)
+
+
+def test_real_captures_are_cut_at_their_box_and_beside_it(tmp_path: Path) -> None:
+    captures, living = read_captures(write_captures(tmp_path / "captures"), "112b", "crop")
+    assert living == [True, False]
+    spec, jitter = InputSpec(size_px=80, crop_scale=1.0), CropJitter(0.1, 0.0)
+    ramp = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None] * 6, (40, 40, 3))
+    for path, _ in captures:
+        cv2.imwrite(str(path), ramp)
+    reference, moved = capture_scores(captures, _Scorer(40, 40), spec, jitter=jitter, times=8, seed=0)  # type: ignore[arg-type]
+    # The middle of the box from 10 to 30 is at 20; it moves by up to a tenth of 20 pixels.
+    assert reference == pytest.approx([120, 120], abs=3)
+    assert moved.shape == (2, 8)
+    assert 4 < np.abs(moved - 120).max() <= 15
+    with pytest.raises(DataError, match="no captures of the size '80'"):
+        read_captures(tmp_path / "captures", "80", "crop")

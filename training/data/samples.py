@@ -199,7 +199,7 @@ class SampleSet:
             return found
         if rng is None:
             raise DataError("crops with jitter need rng, a numpy random generator; pass one, or no jitter")
-        return [_jittered(box, jitter, rng) for box in found]
+        return [jittered(box, jitter, rng) for box in found]
 
     def picture(self, index: int) -> UInt8Array:
         """The whole simulated picture, uint8 (P, P, 3), red first."""
@@ -244,7 +244,8 @@ class SampleSet:
         return None if self._relief is None else read_relief(self._relief, self.table[index], self._pictures.shape[1])
 
 
-def _jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:
+def jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:
+    """A square box with a random error."""
     cx, cy = box.center
     cx += box.width * float(rng.uniform(-jitter.shift, jitter.shift))
     cy += box.height * float(rng.uniform(-jitter.shift, jitter.shift))

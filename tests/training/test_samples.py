@@ -20,7 +20,7 @@ from tests.training.fixtures.toy_sets import toy_row, toy_set
 from training.data import making as module
 from training.data import samples as samples_module
 from training.data.making import make_set
-from training.data.samples import CropJitter, SampleSet, SetInfo
+from training.data.samples import CropJitter, SampleSet, SetInfo, jittered
 from training.data.work import make_simulator
 from training.errors import DataError
 
@@ -332,6 +332,15 @@ def test_jitter_stays_within_its_bounds_and_uses_them(monkeypatch: pytest.Monkey
     assert 1.22 < sides.max() <= 1.25 + 1e-9
     assert np.allclose([box.height for box in boxes], [box.width for box in boxes])
     assert abs(np.log(sides).mean()) < 0.02  # as often larger as smaller
+
+
+def test_a_moved_box_keeps_its_shape() -> None:
+    """What is cut out goes by both sides: a portrait box that became square would be another crop."""
+    box, rng = Box(10, 20, 50, 90), np.random.default_rng(0)
+    for _ in range(20):
+        moved = jittered(box, CropJitter(), rng)
+        assert moved.height / moved.width == pytest.approx(70 / 40)
+        assert 1 / 1.12 <= moved.width / 40 <= 1.12
 
 
 def test_jitter_comes_from_the_generator_that_is_passed_and_needs_one() -> None:

@@ -245,9 +245,10 @@ class SampleSet:
 
 
 def jittered(box: Box, jitter: CropJitter, rng: np.random.Generator) -> Box:
-    """A square box with a random error."""
+    """A box with a random error, of the same shape."""
     cx, cy = box.center
     cx += box.width * float(rng.uniform(-jitter.shift, jitter.shift))
     cy += box.height * float(rng.uniform(-jitter.shift, jitter.shift))
-    half = box.width / 2 * float(np.exp(rng.uniform(-1, 1) * np.log1p(jitter.scale)))
-    return Box(cx - half, cy - half, cx + half, cy + half)
+    factor = float(np.exp(rng.uniform(-1, 1) * np.log1p(jitter.scale)))
+    across, down = box.width / 2 * factor, box.height / 2 * factor
+    return Box(cx - across, cy - down, cx + across, cy + down)

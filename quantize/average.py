@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fasedge.cards import sha256_of
 from quantize.errors import CheckpointMismatchError
+from quantize.provenance import learnt_from
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, save_checkpoint
 from training.trained import config_of
 
@@ -76,6 +77,11 @@ def mean_of(
         note["teacher_sha256"] = ", ".join(dict.fromkeys(teachers))
     note["averaged_sha256"] = ", ".join("?" if c.path is None else sha256_of(c.path) for c in checkpoints)
     note["averaged_weights"] = ", ".join(f"{share:.4g}" for share in shares)
+    learnt = [learnt_from(c.path) if c.path is not None else {} for c in checkpoints]
+    for name in sorted({name for each in learnt for name in each}):
+        note[f"averaged_{name}"] = " | ".join(each.get(name, "unknown") for each in learnt)
+    note["averaged_seeds"] = ", ".join(str(config_of(c).seed) for c in checkpoints)
+    note["averaged_epochs"] = ", ".join(str(c.metadata.get("epoch", "?")) for c in checkpoints)
     # What was measured on one of them says nothing of the mean.
     kept = {key: value for key, value in first.metadata.items() if key not in {"dev_auc", "dev_eer", "keep_value"}}
     return tensors, kept | {"note": note}

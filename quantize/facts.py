@@ -148,11 +148,12 @@ def rounding_cost(
 def simulated_evaluation(test: ScoredSet, precision: Precision, modalities: tuple[str, ...] = ("rgb",)) -> Evaluation:
     """AUC and EER on the simulated test set, with an interval over people."""
     intervals = bootstrap_intervals(test.scores, test.labels, test.column("identity"))
-    labels = test.labels
+    labels, info = test.labels, test.samples.info
     species = ", ".join(f"{name} {auc:.4f}" for name, auc in auc_by(test, "species").items())
     seen = "" if modalities == ("rgb",) and not test.samples.has_depth else f", {'+'.join(modalities)}"
     return Evaluation(
-        dataset=f"simulated test set, {precision}{seen} (people unseen in training; seed {test.samples.info.seed})",
+        dataset=f"simulated test set, {precision}{seen} (people unseen in training; version {info.version}, "
+        f"seed {info.seed})",
         kind="simulated",
         n_bona_fide=int((labels == 1).sum()),
         n_attack=int((labels == 0).sum()),

@@ -47,6 +47,7 @@ from quantize.options import (
 from quantize.parity import artefact_scores, reference_scores
 from quantize.pictures import pictures, usable_part
 from quantize.points import DEFAULT_POINT, check_point, fp32_point, operating_points
+from quantize.provenance import learnt_from
 from quantize.publish import check_names, hashes_of
 from quantize.rounded import RoundedInfo, load_calibrated, with_crop
 from quantize.students import ExportModel
@@ -92,6 +93,7 @@ def facts_command(
         if config.input.crop_scale != seen:
             provenance["student_crop_scale_in_training"] = f"{config.input.crop_scale:g}"
         before = scores_of(task.score, task, sets["test"], with_crop(config, seen))
+        provenance |= {f"student_{name}": value for name, value in learnt_from(student).items()}
         provenance |= rounding_cost(before, measured.fp32_test, sets["test"], chosen.threshold)
     file = make_facts(
         data=folder,

@@ -80,7 +80,7 @@ def save_ir(model: Any, path: Path) -> Path:
     Names of layers inside and the history of the conversion make up a third of the ``.xml`` of a small network.
 
     Raises:
-        ConversionError: The files are incomplete.
+        ConversionError: The files are incomplete, or cannot be written.
     """
     import openvino
 
@@ -88,7 +88,10 @@ def save_ir(model: Any, path: Path) -> Path:
         if node.get_type_name() not in ("Parameter", "Result"):
             node.set_friendly_name(f"n{index}")
     with complete_file(path) as temporary:
-        openvino.save_model(model, str(temporary), compress_to_fp16=False)
+        try:
+            openvino.save_model(model, str(temporary), compress_to_fp16=False)
+        except RuntimeError as error:
+            raise ConversionError(f"OpenVINO could not write {path}: {error}; is the disk full?") from error
         _shrink(temporary)
     return path
 

@@ -47,8 +47,10 @@ def usable_part(samples: SampleSet, *, depth: bool) -> SampleSet:
     """The samples that a network can look at: all, or those whose face has depth.
 
     Raises:
-        CalibrationDataError: Depth is needed and no sample has any.
+        CalibrationDataError: The set is empty, or depth is needed and no sample has any.
     """
+    if not len(samples):
+        raise CalibrationDataError(f"the sample set of the {samples.info.split} split is empty")
     if not depth:
         return samples
     if not samples.has_depth:

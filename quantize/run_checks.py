@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from fasedge.types import Label
 from quantize.distil_command import Lessons, check_lessons, see_depth
 from quantize.errors import CalibrationDataError, CheckpointMismatchError
 from quantize.export import empty_student, is_rounded, is_student
@@ -22,6 +23,7 @@ from training.data.samples import SampleSet
 from training.errors import ConfigError
 from training.trained import config_of
 
+_CLASSES = {int(Label.BONA_FIDE): "bona fide presentation", int(Label.ATTACK): "attack"}
 #: Methods that there are students of.
 METHODS = tuple(TEXTS)
 #: The student that is trained where none is named, by its method.
@@ -156,8 +158,8 @@ def check_sets(train: Sequence[Path], held_out: Mapping[str, SampleSet], method:
         lessons: How it is taught.
 
     Raises:
-        CalibrationDataError: A set for training is of another split, or a network of colour and depth, the student or
-            a teacher, would look at a set without depth.
+        CalibrationDataError: A set for training is of another split, a set lacks a class, or a network of colour and
+            depth, the student or a teacher, would look at a set without depth.
         DataError: A set is missing or malformed.
         CheckpointError: The first teacher is missing or damaged, or carries no configuration.
     """
@@ -165,6 +167,10 @@ def check_sets(train: Sequence[Path], held_out: Mapping[str, SampleSet], method:
     for path, samples in zip(train, sets, strict=True):
         if samples.info.split != "train":
             raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {path}")
+    for samples in (*sets, *held_out.values()):
+        if lacking := _CLASSES.keys() - {*samples.labels.tolist()}:
+            without = " and no ".join(_CLASSES[label] for label in sorted(lacking))
+            raise CalibrationDataError(f"the set of the {samples.info.split} split has no {without}")
     if method == METHOD:
         looks, seen = f"students of {METHOD} look", [*sets, *held_out.values()]
     elif see_depth(lessons.teachers):

@@ -95,7 +95,7 @@ def calibrate(
     file = CalibrationFile(
         scale=platt.scale,
         bias=platt.bias,
-        fitted_on=f"simulated dev set, n={len(samples)}, seed {samples.info.seed}",
+        fitted_on=f"simulated dev set, version {samples.info.version}, n={len(samples)}, seed {samples.info.seed}",
         heads={name: HeadCalibration(scale=own.scale, bias=own.bias) for name, own in fitted.items()},
     )
     with complete_file(calibration) as temporary:
@@ -121,7 +121,10 @@ def int8(
     """Write the INT8 network for all engines."""
     rounded, _ = load_calibrated(checkpoint, calibration)
     depth = rounded.grid.sees_depth
-    sample = pictures(usable_part(SampleSet.load(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
+    samples = SampleSet.load(train)
+    if samples.info.split != "train":
+        raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {train}")
+    sample = pictures(usable_part(samples, depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
     grid = release(rounded.grid, leading(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):

@@ -63,6 +63,8 @@ def test_the_command_writes_a_student_that_says_what_it_is_the_mean_of(tmp_path:
         "teacher_sha256": "a, b, c",
         "averaged_sha256": f"{sha256_of(one)}, {sha256_of(two)}",
         "averaged_weights": "0.5, 0.5",
+        "averaged_seeds": "42, 42",
+        "averaged_epochs": "2, 2",
     }
     # Measured on one of them.
     assert not {"dev_auc", "dev_eer"} & metadata.keys()

@@ -15,6 +15,7 @@ from quantize.files import complete_file
 from quantize.fitting import fit_grid
 from quantize.grid import GridConfig, conv_names, grid_convs, grids, in_float
 from quantize.onnx_export import export_onnx_fp32, export_onnx_int8
+from quantize.openvino_export import save_ir
 from quantize.openvino_int8 import export_openvino_int8, quantize_with_nncf
 from quantize.students import ExportModel, PixelCosineStudent, PixelLogitStudent, Platt
 from quantize.tflite_int8 import export_tflite_int8
@@ -237,6 +238,22 @@ def test_an_unsupported_operation_is_a_typed_error_and_leaves_no_file(tmp_path):
     with pytest.raises(ConversionError, match="torch cannot write"):
         export_onnx_fp32(model, tmp_path / "a.onnx", SIZE_PX)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_is_a_typed_error_and_leaves_the_earlier_file(tmp_path, monkeypatch):
+    import openvino
+
+    def full(*_, **__):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    path = tmp_path / "model.xml"
+    path.write_text("earlier")
+    monkeypatch.setattr(openvino, "save_model", full)
+    value = openvino.opset13.parameter([1])
+    model = openvino.Model([value], [value], "same")
+    with pytest.raises(ConversionError, match="is the disk full"):
+        save_ir(model, path)
+    assert path.read_text() == "earlier"
 
 
 def test_an_interrupted_export_keeps_the_earlier_file(tmp_path):

@@ -17,6 +17,7 @@ from quantize.export import export_int8, load_trained, read_calibration
 from quantize.grid import conv_names, grid_convs
 from quantize.imitation import Imitation
 from quantize.latency import write_latency
+from quantize.provenance import learnt_from
 from quantize.publish import hashes_of, read_facts, read_golden
 from quantize.rounded import load_calibrated, load_rounded
 from quantize.students import PixelCosineStudent, Platt, new_student
@@ -27,6 +28,7 @@ from training.backbones import TRUNKS
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig, load_config
 from training.errors import CheckpointError
+from training.runlog import EpochRecord
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,48 @@ def test_facts_say_what_they_were_measured_with_and_what_the_student_was_rounded
     )
     assert read_golden(tmp_path / "made" / "golden").shape == (2, 32, 32, 3)
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["facts.json", "golden"]
+
+
+def test_a_card_says_what_the_student_learnt_from_if_its_run_does(rounded, tmp_path, monkeypatch):
+    run_folder = tmp_path / "student"
+    run_folder.mkdir()
+    assert learnt_from(run_folder / "best.safetensors") == {}
+    info = msgspec.to_builtins(toy_set(16).info)
+    record = {"train": info, "machine": "x86_64", "device": "cpu", "torch": "2.13.0", "processes": 1, "commit": "abc"}
+    (run_folder / "run.json").write_bytes(msgspec.json.encode(record | {"other": [1]}))
+    line = msgspec.json.encode(EpochRecord(1, 0.5, 0.7, 0.3, 61.5, 1e-3))
+    (run_folder / "history.jsonl").write_bytes(line + b"\n" + line + b"\n")
+    told = learnt_from(run_folder / "best.safetensors")
+    assert told["learnt_from"].startswith("simulated, version ")
+    assert (told["commit"], told["training_seconds"]) == ("abc", "123")
+    assert told["machine"] == "x86_64, cpu, 1 process(es), PyTorch 2.13.0"
+
+
+@pytest.mark.parametrize("command", ["calibrate", "int8", "parity", "layers"])
+def test_an_empty_set_is_refused(rounded, tmp_path, monkeypatch, capsys, command):
+    split = {"calibrate": "dev", "int8": "train", "parity": "test", "layers": "dev"}[command]
+    empty = write_set(tmp_path / "empty", toy_set(2, split=split))
+    np.save(empty / "pictures.npy", np.empty((0, 48, 48, 3), np.uint8))
+    (empty / "table.jsonl").write_bytes(b"")
+    (empty / "set.json").write_text((empty / "set.json").read_text().replace('"n":2', '"n":0'))
+    given = [*rounded, f"--{split}", empty]
+    if command == "calibrate":
+        given = [*given[:2], "--calibration", tmp_path / "made.json", *given[-2:]]
+    if command == "parity":
+        given += ["--facts", tmp_path / "facts.json"]
+        monkeypatch.setattr(commands, "read_facts", lambda _: None)
+    if command == "layers":
+        given = [tmp_path / "s", "--train", tmp_path / "train", *given[-2:]]
+    assert run(monkeypatch, command, *given) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"the sample set of the {split} split is empty" in said
+    assert not (tmp_path / "made.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_int8_looks_at_pictures_of_the_train_split(rounded, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, "int8", *rounded, "--train", write_set(tmp_path / "dev", toy_set(4, split="dev"))) == 3
+    assert "--train needs a set of the train split, got 'dev'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_some_convolutions_stay_in_int8(rounded, tmp_path, monkeypatch, capsys):

@@ -423,6 +423,10 @@ def test_sets_and_files_that_a_late_step_would_refuse_are_refused_at_once(
     assert "teachers of cmfl look at depth, but a sample set has none" in refused("binary-trunk", "--teacher", deep)
     monkeypatch.setattr(run_command, "golden_indices", golden_indices)
     assert "golden vectors need 12 samples" in refused(*student)
+    attacks = drawn_set("dev", origin="")
+    attacks = attacks.subset([i for i, label in enumerate(attacks.labels) if not label], "attacks")
+    write_set(tmp_path / "dev", attacks)
+    assert "the set of the dev split has no bona fide presentation" in refused(*student)
 
 
 def test_teachers_of_depth_look_at_the_sets_of_the_distillation_alone(

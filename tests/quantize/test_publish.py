@@ -186,7 +186,27 @@ def test_a_crash_while_the_folder_is_put_together_leaves_nothing(bench, folder, 
     assert folders(published) == ["tiny"]
 
 
+def test_a_model_is_there_at_every_moment_of_its_replacement(bench, folder, published, monkeypatch):
+    """Where the system lets two folders change places in one step: no rename moves the old one away first."""
+    card = published / "tiny" / "card.json"
+    card.write_text(card.read_text().replace('"summary": "', '"summary": "Old. '))
+    one = published.parent / "one"
+    one.mkdir()
+    if not publishing._exchange(one, published):
+        pytest.skip("this system cannot exchange two folders in one step")
+    assert publishing._exchange(one, published)
+
+    def refused(self, target):
+        raise AssertionError(f"{self} was renamed to {target}")
+
+    monkeypatch.setattr(Path, "replace", refused)
+    put(bench, folder, published)
+    assert not load_card(published / "tiny").summary.startswith("Old.")
+    assert folders(published) == ["tiny"]
+
+
 def test_when_the_last_rename_fails_the_old_model_is_put_back(bench, folder, published, monkeypatch):
+    monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
     before = contents(published)
     rename = Path.replace
 
@@ -203,6 +223,7 @@ def test_when_the_last_rename_fails_the_old_model_is_put_back(bench, folder, pub
 
 @pytest.mark.parametrize("back", [True, False], ids=["put back", "not even put back"])
 def test_who_interrupts_between_the_two_renames_loses_no_model(bench, folder, published, monkeypatch, back):
+    monkeypatch.setattr(publishing, "_exchange", lambda *_: False)
     before = contents(published / "tiny")
     rename = Path.replace
 

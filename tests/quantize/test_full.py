@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fasedge.preprocess import InputSpec
 from quantize.__main__ import main
 from quantize.about import read_about
 from quantize.errors import CheckpointMismatchError, ParityError
@@ -83,6 +84,27 @@ def test_every_engine_answers_as_the_method_in_fp32_and_near_it_in_int8(method: 
             assert 0 < np.abs(found - exact).max() < 0.1
     weights = {f.precision: f.path.with_suffix(".bin").stat().st_size for f in files if f.engine == "openvino"}
     assert weights["int8"] < 0.5 * weights["fp32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "side_px", "million"), [("a-deeppixbis", 224, 3.3), ("cmfl", 224, 6.4), ("rfmeta", 256, 3.9)]
+)
+def test_networks_of_the_published_width_and_input_are_quantised(
+    method: str, side_px: int, million: float, tmp_path: Path
+) -> None:
+    """With weights that nobody has trained: what they answer is near everywhere, so files must be very near."""
+    torch.manual_seed(2)
+    wide = msgspec.structs.replace(METHODS[method], width=1.0)
+    task = as_step_task(build_task(TrainConfig(input=InputConfig(size_px=side_px, crop_scale=1.0), method=wide)))
+    model = FullNetwork(task)
+    assert sum(p.numel() for p in model.network.parameters()) == pytest.approx(million * 1e6, rel=0.02)
+    samples = drawn_set("dev", depth=True)
+    shown = pictures(samples, range(4), InputSpec(size_px=side_px, crop_scale=1.0), depth=model.sees_depth)
+    expected = reference_scores(model, shown)
+    for item in export_full(model, tmp_path, side_px, shown[:2]):
+        scores = artefact_scores(item, shown, threads=1)
+        np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4 if item.precision == "fp32" else 5e-3)
 
 
 def test_stems_and_scores_stay_float_convolutions() -> None:

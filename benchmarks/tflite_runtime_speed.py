@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,8 @@ def main(folders: list[str]) -> None:
     """Print a line per file."""
     from tflite_runtime.interpreter import Interpreter
 
-    rng, timed = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    timed: dict[str, tuple[Any, list[float]]] = {}
     for path in sorted(file for folder in folders for file in Path(folder).glob("*.tflite")):
         interpreter = Interpreter(str(path), num_threads=1)
         interpreter.allocate_tensors()

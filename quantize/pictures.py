@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -41,6 +42,19 @@ def pictures(
     if not depth:
         return rgb
     return np.concatenate([rgb, depth_crops(samples, indices, spec, boxes, found=True)[..., None]], axis=3)
+
+
+def training_set(path: Path) -> SampleSet:
+    """A set that a network may be fitted to.
+
+    Raises:
+        CalibrationDataError: It is of another split than train.
+        DataError: It is missing or malformed.
+    """
+    samples = SampleSet.load(path)
+    if samples.info.split != "train":
+        raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {path}")
+    return samples
 
 
 def usable_part(samples: SampleSet, *, depth: bool) -> SampleSet:

@@ -13,6 +13,7 @@ from quantize.distil_command import Lessons, check_lessons, see_depth
 from quantize.errors import CalibrationDataError, CheckpointMismatchError
 from quantize.export import empty_student, is_rounded, is_student
 from quantize.facts import TEXTS
+from quantize.pictures import training_set
 from quantize.rgbd import METHOD
 from quantize.rounded import UNCALIBRATED
 from quantize.step_commands import leading
@@ -163,10 +164,7 @@ def check_sets(train: Sequence[Path], held_out: Mapping[str, SampleSet], method:
         DataError: A set is missing or malformed.
         CheckpointError: The first teacher is missing or damaged, or carries no configuration.
     """
-    sets = [SampleSet.load(path) for path in train]
-    for path, samples in zip(train, sets, strict=True):
-        if samples.info.split != "train":
-            raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {path}")
+    sets = [training_set(path) for path in train]
     for samples in (*sets, *held_out.values()):
         if lacking := _CLASSES.keys() - {*samples.labels.tolist()}:
             without = " and no ".join(_CLASSES[label] for label in sorted(lacking))

@@ -37,7 +37,7 @@ from quantize.options import (
     TrainOption,
 )
 from quantize.parity import Presentations, measure, reference_scores, write_parity
-from quantize.pictures import pictures, usable_part
+from quantize.pictures import pictures, training_set, usable_part
 from quantize.platt import fit_platt
 from quantize.points import fp32_point
 from quantize.publish import DEFAULT_TOLERANCE, hashes_of, publish, read_facts, read_golden
@@ -121,10 +121,7 @@ def int8(
     """Write the INT8 network for all engines."""
     rounded, _ = load_calibrated(checkpoint, calibration)
     depth = rounded.grid.sees_depth
-    samples = SampleSet.load(train)
-    if samples.info.split != "train":
-        raise CalibrationDataError(f"--train needs a set of the train split, got {samples.info.split!r} in {train}")
-    sample = pictures(usable_part(samples, depth=depth), [0], rounded.config.input.spec(), depth=depth)
+    sample = pictures(usable_part(training_set(train), depth=depth), [0], rounded.config.input.spec(), depth=depth)
     start = in_float(rounded.config.method.trunk).convs if leading_float is None else leading_float
     grid = release(rounded.grid, leading(rounded.grid, start))
     for item in export_int8(grid, out, rounded.config.input.size_px, sample):

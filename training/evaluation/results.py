@@ -277,8 +277,10 @@ def _replay_mobile(label: str, run: RunResult) -> Iterable[Entry]:
 def _inter(label: str, run: RunResult) -> Iterable[Entry]:
     where = placed(run)
     own = {Title("oulu_npu", "1"): "OULU->OULU", Title("replay_mobile", "grandtest"): "RM->RM"}
-    task = _crossed(run) if where is None else where.protocol if where.dataset == domains.NAME else None
-    column = _BOTH.get(task) if task is not None else own.get(where) if where is not None else None
+    if where is None:
+        column = _BOTH.get(_crossed(run) or "")
+    else:
+        column = _BOTH.get(where.protocol) if where.dataset == domains.NAME else own.get(where)
     if column is None:
         return
     for row, measures in _scores(label, run):

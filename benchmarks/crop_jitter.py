@@ -212,21 +212,25 @@ def main(
     """Print a row per model and operating point."""
     jitter = CropJitter(shift, scale)
     if size:
+        if views > 1:
+            raise DataError("the crops of real captures are not averaged; leave --views out")
         captures, living = read_captures(samples, size, kind)
+
+        def scored(backend: Backend, spec: InputSpec, depth: bool) -> Scores:
+            return living, *capture_scores(captures, backend, spec, jitter=jitter, times=times, seed=seed)
+
     else:
         held_out = SampleSet.load(samples)
         if held_out.info.split == "train":
             raise DataError("flips are counted on held-out pictures, got a set of the train split")
 
-    def scored(backend: Backend, spec: InputSpec, depth: bool) -> Scores:
-        if size:
-            return living, *capture_scores(captures, backend, spec, jitter=jitter, times=times, seed=seed)
-        part = usable_part(held_out, depth=depth)
-        found = jittered_scores(part, backend, spec, depth=depth, jitter=jitter, times=times, seed=seed, views=views)
-        return part.labels.tolist(), *found
+        def scored(backend: Backend, spec: InputSpec, depth: bool) -> Scores:
+            part = usable_part(held_out, depth=depth)
+            found = jittered_scores(
+                part, backend, spec, depth=depth, jitter=jitter, times=times, seed=seed, views=views
+            )
+            return part.labels.tolist(), *found
 
-    if size and views > 1:
-        raise DataError("the crops of real captures are not averaged; leave --views out")
     rows = []
     for name in model:
         found, deviation = flips_of(name, scored)

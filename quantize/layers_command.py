@@ -17,7 +17,7 @@ from rich.table import Table
 from fasedge.cards import sha256_of
 from fasedge.types import UInt8Array
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
-from quantize.equalise import equalise
+from quantize.equalise import bound, equalise
 from quantize.errors import CalibrationDataError
 from quantize.export import AnyStudent, is_student, load_trained
 from quantize.full import FullNetwork, float_modules, load_full
@@ -102,7 +102,7 @@ def _calibrated(
     """A student as it is before it is rounded, with a score that is fitted to the pictures that will be compared."""
     plain = student.exported(UNCALIBRATED, config.input.normalisation())
     platt = fit_platt(pooled_means(plain, shown), labels)
-    return equalise(student.exported(platt, config.input.normalisation()), calibration)
+    return bound(equalise(student.exported(platt, config.input.normalisation()), calibration), calibration)[0]
 
 
 def table_of(report: LayerReport, top: int) -> Table:

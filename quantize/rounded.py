@@ -17,7 +17,8 @@ from torch import Tensor
 
 from fasedge.cards import sha256_of
 from quantize.bake import without_activation_grids
-from quantize.errors import CheckpointMismatchError
+from quantize.equalise import with_bounds
+from quantize.errors import CheckpointMismatchError, ConversionError
 from quantize.export import CalibrationFile, empty_student, read_calibration
 from quantize.finetune import FinetuneConfig, FinetuneRecord
 from quantize.grid import GridConfig, insert_grid
@@ -51,6 +52,7 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         error_after: In the last tenth.
         crops: How many crops the ranges were chosen on; ``None`` in files that do not say.
         train: Which set they are of and the fine-tuning was on, see :func:`train_set`; empty likewise.
+        bounded: Activations of the trunk that end at 6, see :func:`quantize.equalise.bound`.
     """
 
     kind: str
@@ -66,6 +68,7 @@ class RoundedInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     error_after: float
     crops: int | None = None
     train: str = ""
+    bounded: tuple[str, ...] = ()
 
 
 def train_set(info: SetInfo) -> str:
@@ -118,6 +121,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
     *,
     train: SetInfo,
     crops: int,
+    bounded: tuple[str, ...] = (),
 ) -> RoundedInfo:
     """Write a rounded student.
 
@@ -131,6 +135,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         record: What fine-tuning did.
         train: Set of the train split that it was rounded and fine-tuned on.
         crops: How many of its crops the ranges were chosen on.
+        bounded: Activations that :func:`quantize.equalise.bound` let end.
 
     Raises:
         CheckpointWriteError: The file system refuses.
@@ -151,6 +156,7 @@ def save_rounded(  # noqa: PLR0917 - each is one thing the file records
         error_after=record.after,
         crops=crops,
         train=train_set(train),
+        bounded=bounded,
     )
     metadata = {"config": msgspec.to_builtins(config), "rounded": msgspec.to_builtins(info)}
     head = {f"{_HEAD}{name}": value for name, value in grid.head.state_dict().items()}
@@ -178,6 +184,10 @@ def load_rounded(path: Checkpoint | Path, platt: Platt | None = None) -> Rounded
             f"{checkpoint.name} is no rounded student ({error}); make one with `python -m quantize round`"
         ) from error
     bare = empty_student(config).exported(platt or UNCALIBRATED, config.input.normalisation())
+    try:
+        bare = with_bounds(bare, info.bounded)
+    except ConversionError as error:
+        raise CheckpointMismatchError(f"{checkpoint.name} does not fit its configuration: {error}") from error
     grid = insert_grid(bare, GridConfig(weight_code_max=info.weight_code_max, float_convs=info.float_convs))
     # Files of the first version name the filter without the head.
     tensors = {_HEAD + name if name == "unit_weight" else name: value for name, value in checkpoint.tensors.items()}

@@ -12,7 +12,7 @@ from rich.console import Console
 from fasedge.cards import HeadCalibration, models_folder
 from quantize.calibrate import DEFAULT_CROPS, calibration_crops
 from quantize.distill import PooledTask, load_task, pooled_heads_of
-from quantize.equalise import equalise
+from quantize.equalise import bound, equalise
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError, ParityError
 from quantize.export import CalibrationFile, artefacts, export_fp32, export_int8, load_trained
 from quantize.files import complete_file
@@ -64,16 +64,18 @@ def round_command(
     whole = SampleSet.load(train)
     samples = usable_part(whole, depth=plain.sees_depth)
     calibration = calibration_crops(samples, config.input.spec(), crops, depth=plain.sees_depth)
-    model = equalise(plain, calibration)
+    model, bounded = bound(equalise(plain, calibration), calibration)
     chosen = GridConfig(float_convs=tuple(conv_names(model, in_float(config.method.trunk).weights)))
     tuning = FinetuneConfig(steps=steps)
     grid = fit_grid(model, calibration, chosen)
     source = training_crops(samples, config, tuning.batch, depth=plain.sees_depth)
-    record = finetune(grid, model, source, tuning)
+    record = finetune(grid, plain, source, tuning)
     console.print(
         f"RMS error of the mean over the cells: {record.before:.4f} before, {record.after:.4f} after fine-tuning"
     )
-    save_rounded(checkpoint, grid, student, config, chosen, tuning, record, train=whole.info, crops=crops)
+    save_rounded(
+        checkpoint, grid, student, config, chosen, tuning, record, train=whole.info, crops=crops, bounded=bounded
+    )
 
 
 def calibrate(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from quantize.equalise import MAX_FACTOR, equalise
+from quantize.equalise import MAX_FACTOR, TAIL, bound, equalise, with_bounds
 from quantize.errors import ConversionError
 from quantize.students import ExportModel, PixelCosineStudent, Platt
 
@@ -107,3 +107,109 @@ def test_a_trunk_that_is_not_folded_is_refused(model: ExportModel) -> None:
     assert not isinstance(model.trunk, fx.GraphModule)
     with pytest.raises(ConversionError, match="folded"):
         equalise(model, crops())
+
+
+class Chain(nn.Module):
+    """Convolutions with ReLUs between them, as a plain trunk is; the last value is the head's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.relu = nn.ReLU()
+        self.second = nn.Conv2d(6, 6, 1)
+        self.relu_2 = nn.ReLU()
+        self.last = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.relu_2(self.second(self.relu(self.first(x)))))
+        return out
+
+
+class Branched(nn.Module):
+    """A ReLU whose values are added to what a convolution makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1)
+        self.relu = nn.ReLU()
+        self.second = nn.Conv2d(6, 6, 1)
+        self.last = nn.Conv2d(6, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.relu(self.first(x))
+        out: Tensor = self.last(a + self.second(a))
+        return out
+
+
+def uneven(trunk: nn.Module) -> ExportModel:
+    """A model whose first convolution writes channels of very different ranges."""
+    torch.manual_seed(2)
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            module.reset_parameters()
+    first = trunk.get_submodule("first")
+    assert isinstance(first, nn.Conv2d)
+    assert first.bias is not None
+    with torch.no_grad():
+        first.weight *= torch.tensor([1.0, 1, 1, 20, 1, 2])[:, None, None, None]
+        first.bias.fill_(0.05)
+    return ExportModel(PixelCosineStudent(trunk, 5), Platt(4.0, 0.0))
+
+
+@pytest.mark.parametrize("trunk", [Chain, Branched])
+def test_factors_pass_a_relu_and_the_function_stays_the_same(trunk: type[nn.Module]) -> None:
+    model = uneven(trunk())
+    result, rgb = equalise(model, crops()), torch.from_numpy(crops())
+    with torch.no_grad():
+        torch.testing.assert_close(result.features(rgb), model.features(rgb), rtol=1e-4, atol=1e-4)
+    before, after = peaks(model, "relu"), peaks(result, "relu")
+    assert after.max() == pytest.approx(float(before.max()), rel=1e-4)
+    assert float(after.max() / after.min()) < 0.5 * float(before.max() / before.min())
+
+
+def test_behind_a_relu_half_of_the_difference_is_left_to_the_weights() -> None:
+    model = uneven(Chain())
+    before = peaks(model, "relu")
+    torch.testing.assert_close(
+        peaks(equalise(model, crops()), "relu"), (before * before.max()).sqrt(), rtol=1e-3, atol=1e-4
+    )
+
+
+def test_bounded_relus_end_at_six_where_the_widest_channel_ends() -> None:
+    model = uneven(Chain())
+    result, names = bound(model, crops())
+    assert names == ("relu", "relu_2")
+    assert all(isinstance(result.trunk.get_submodule(name), nn.ReLU6) for name in names)
+    assert all(isinstance(model.trunk.get_submodule(name), nn.ReLU) for name in names)
+    for name in names:
+        assert float(peaks(result, name).max()) == pytest.approx(6, rel=1e-4)
+    with torch.no_grad():  # no tail in so few pictures: nothing is cut
+        rgb = torch.from_numpy(crops())
+        torch.testing.assert_close(result.features(rgb), model.features(rgb), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_rarer_than_the_tail_is_cut_off() -> None:
+    model, rgb = uneven(Chain()), crops(180)  # 180 pictures of 64 values: one of a channel is in the tail
+    values = []
+    model.trunk.get_submodule("relu").register_forward_hook(lambda _m, _i, out: values.append(out))
+    result, _ = bound(model, rgb)
+    values.clear()
+    with torch.no_grad():
+        model.features(torch.from_numpy(rgb))
+    every = values[0].transpose(0, 1).flatten(1)
+    assert every.shape[1] * TAIL > 1
+    second = every.topk(2, dim=1).values[:, 1]
+    ratio = result.trunk.get_submodule("first").weight / model.trunk.get_submodule("first").weight
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 6 / float(second.max())))
+
+
+def test_a_relu_whose_values_are_added_is_not_bounded() -> None:
+    model = uneven(Branched())
+    result, names = bound(model, crops())
+    assert names == ()
+    assert all(torch.equal(a, b) for a, b in zip(result.parameters(), model.parameters(), strict=True))
+
+
+def test_only_relus_can_be_bounded() -> None:
+    with pytest.raises(ConversionError, match="no ReLU of the name 'first'"):
+        with_bounds(uneven(Chain()), ["first"])

@@ -21,11 +21,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from fasedge.types import UInt8Array
 from quantize.calibrate import calibration_crops
-from quantize.equalise import equalise
+from quantize.equalise import bound, equalise
 from quantize.export import load_trained
 from quantize.fitting import fit_grid
-from quantize.grid import GridConfig, conv_names, float_activations
+from quantize.grid import GridConfig, conv_names, float_activations, in_float
 from quantize.parity import pooled_means
 from quantize.pictures import pictures, usable_part
 from quantize.platt import fit_platt
@@ -42,26 +43,35 @@ class Variant:
 
     name: str
     equalised: bool = True
-    leading_float: int = 2
+    bounded: bool = True
+    leading_float: int | None = None
     weight_code_max: int = 63
     bias_correction: bool = True
     activation_range: str = "minmax"
     percentile: float = 99.99
 
-    def grid(self, model: ExportModel) -> GridConfig:
-        """How the grid of a model is chosen."""
+    def model(self, plain: ExportModel, crops: UInt8Array) -> ExportModel:
+        """The model that is put on a grid."""
+        model = equalise(plain, crops) if self.equalised else plain
+        return bound(model, crops)[0] if self.bounded else model
+
+    def grid(self, model: ExportModel, usual: int) -> GridConfig:
+        """How the grid of a model is chosen; ``usual`` leading convolutions are in float where the row says no more."""
         return GridConfig(
             weight_code_max=self.weight_code_max,
             activation_range=self.activation_range,
             percentile=self.percentile,
             bias_correction=self.bias_correction,
-            float_convs=tuple(conv_names(model, self.leading_float)),
+            float_convs=tuple(conv_names(model, usual if self.leading_float is None else self.leading_float)),
         )
 
 
 VARIANTS = (
     Variant("as the student is rounded"),
     Variant("channels not equalised", equalised=False),
+    Variant("activations not bounded", bounded=False),
+    Variant("neither", equalised=False, bounded=False),
+    Variant("neither, first 3 convolutions in float", equalised=False, bounded=False, leading_float=3),
     Variant("no convolution in float", leading_float=0),
     Variant("first 10 convolutions in float", leading_float=10),
     Variant("biases not corrected", bias_correction=False),
@@ -100,15 +110,15 @@ def main(
     shown, labels = pictures(samples, indices, spec, depth=plain.sees_depth), samples.labels[: len(indices)]
     learnt = usable_part(SampleSet.load(train), depth=plain.sees_depth)
     calibration = calibration_crops(learnt, spec, crops, depth=plain.sees_depth)
-    equalised = equalise(plain, calibration)
+    usual = in_float(config.method.trunk).weights
     reference = pooled_means(plain, shown)
     platt = fit_platt(reference, labels)
     exact = _calibrated(reference, platt)
     kinds = ("weights", "activations", "both")
     table = Table("variant", *(f"{kind}: {figure}" for kind in kinds for figure in ("mean", "p99", "flips %")))
     for variant in track(VARIANTS, transient=True):
-        model = equalised if variant.equalised else plain
-        grid = fit_grid(model, calibration, variant.grid(model))
+        model = variant.model(plain, calibration)
+        grid = fit_grid(model, calibration, variant.grid(model, usual))
         both = _calibrated(pooled_means(grid, shown), platt)
         with float_activations(grid):
             weights = _calibrated(pooled_means(grid, shown), platt)

@@ -158,6 +158,7 @@ def _provenance(info: RoundedInfo, config: TrainConfig, checkpoint: Path) -> dic
         "rounded_student_sha256": sha256_of(checkpoint),
         "weights": f"rounded to codes of +-{info.weight_code_max} in FP32 and INT8 alike, then {info.steps} steps of "
         "fine-tuning to the student's own answers; FP32 and INT8 differ by the rounding of activations",
+        **({"activations": f"{len(info.bounded)} end at 6, in FP32 and INT8 alike"} if info.bounded else {}),
         **({"rounded_on": f"{info.crops} crops for the ranges; {info.train}"} if info.train else {}),
         "int8_operating_points": "measured with the OpenVINO artefact; all engines share one INT8 grid",
     }

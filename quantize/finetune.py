@@ -40,7 +40,7 @@ class FinetuneConfig:
         agreement_weight: Weight of the difference between rounded and float activations.
     """
 
-    steps: int = 200
+    steps: int = 600
     batch: int = 32
     learning_rate: float = 5e-5
     pooled_weight: float = 8.0

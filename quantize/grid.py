@@ -85,7 +85,7 @@ class LeadingFloat(NamedTuple):
 
 
 _LEADING: dict[str, LeadingFloat] = {
-    **dict.fromkeys(PLAIN_SIZES, LeadingFloat(1, 3)),
+    **dict.fromkeys(PLAIN_SIZES, LeadingFloat(1, 1)),
     MOBILENETV4_CONV_S: LeadingFloat(1, 3),
     FEATHERNET_B: LeadingFloat(2, 5),
 }
@@ -100,10 +100,10 @@ def in_float(trunk: str) -> LeadingFloat:
     Returns:
         Of networks with depthwise convolutions the weights of stem and first depthwise convolution (3 kB), and all up
         to the first layer of stride 8; the last digits in which engines differ arise there. Of plain convolutions the
-        weights of the first, which reads the picture, and the first three (43 kB more than as integers; edge-rgb 0.3.0
-        changes 0.38 % of its decisions and 0.36 points of its ACER with two, 0.08 % and 0.03 with three).
-        MobileNetV4, whose first three are plain too, and FeatherNet follow the same rules, not measured on weights of
-        their own yet: all up to the first layer of stride 8, which is three and five.
+        first alone, which reads the picture: with activations that end (:func:`quantize.equalise.bound`) edge-rgb 0.5.0
+        changes fewer decisions than edge-rgb 0.4.0, without, did with the first three (docs/results.md).
+        MobileNetV4 and FeatherNet, not measured on weights of their own yet: all up to the first layer of stride 8,
+        which is three and five.
     """
     return _LEADING.get(trunk, LeadingFloat(2, 10))
 

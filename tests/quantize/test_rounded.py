@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from quantize.distill import load_task
+from quantize.equalise import bound
 from quantize.errors import CheckpointMismatchError
 from quantize.export import empty_student
 from quantize.finetune import FinetuneConfig, FinetuneRecord
@@ -88,6 +89,43 @@ def test_it_scores_as_any_other_checkpoint(saved: Path) -> None:
         cosine = load_rounded(saved).fp32().cells(rgb).mean(dim=(1, 2))
         torch.testing.assert_close(task.score(rgb), 0.5 + 0.5 * cosine)
     assert config == CONFIG
+
+
+@pytest.fixture(scope="module")
+def bounded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportModel]:
+    config = msgspec.structs.replace(CONFIG, method=MethodConfig(trunk="plain_s"))
+    with torch.random.fork_rng():
+        torch.manual_seed(6)
+        student = empty_student(config).eval()
+    path = tmp_path_factory.mktemp("bounded")
+    save_checkpoint(path / "best", student.state_dict(), {"config": msgspec.to_builtins(config)})
+    model, names = bound(student.exported(UNCALIBRATED, config.input.normalisation()), crops(16, 1))
+    chosen = GridConfig(float_convs=tuple(conv_names(model)[:1]))
+    grid = fit_grid(model, crops(16, 1), chosen)
+    save_rounded(
+        path / "rounded", grid, path / "best", config, chosen, TUNING, FinetuneRecord(0, 0), train=TRAIN, crops=16,
+        bounded=names,
+    )  # fmt: skip
+    return path / "rounded", grid
+
+
+def test_activations_that_end_still_do_when_loaded(bounded: tuple[Path, ExportModel]) -> None:
+    path, grid = bounded
+    rgb, loaded = torch.from_numpy(crops(6, 2)), load_rounded(path)
+    assert len(loaded.info.bounded) == 6
+    for model in (loaded.grid, loaded.fp32()):
+        assert isinstance(model.trunk.get_submodule(loaded.info.bounded[0]), torch.nn.ReLU6)
+    with torch.no_grad():
+        assert torch.equal(loaded.grid.cells(rgb), grid.cells(rgb))
+    assert all(limits[1] <= 6.0001 for limits in (g.limits for g in grids(loaded.grid).values()) if limits[0] == 0)
+
+
+def test_bounds_of_another_network_are_refused(bounded: tuple[Path, ExportModel], tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(bounded[0])
+    about = dict(checkpoint.metadata["rounded"]) | {"bounded": ["stem.act"]}
+    save_checkpoint(tmp_path / "a", checkpoint.tensors, checkpoint.metadata | {"rounded": about})
+    with pytest.raises(CheckpointMismatchError, match=r"no ReLU of the name 'stem\.act'"):
+        load_rounded(tmp_path / "a")
 
 
 def test_a_student_that_is_not_rounded_is_refused(parent: Path) -> None:

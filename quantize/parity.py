@@ -152,6 +152,10 @@ def _cells(result: ArtefactParity) -> list[str]:
     ]
 
 
+#: A rise from 0.12 to 0.13 is a hundredth, not more, whatever binary fractions make of it.
+_ROUNDING = 1e-9
+
+
 def excesses(result: ArtefactParity, limits: Limits | None = None) -> list[str]:
     """What of an artefact is beyond its limits, a line each; nothing if it holds."""
     limits = limits or Limits()
@@ -172,7 +176,7 @@ def excesses(result: ArtefactParity, limits: Limits | None = None) -> list[str]:
     return [
         f"{name}: {what} {value:.4g}{unit} (limit {limit})"
         for what, value, limit, unit in figures
-        if not value <= limit
+        if not value <= limit + _ROUNDING
     ]
 
 

@@ -95,6 +95,18 @@ def test_a_figure_that_is_not_a_number_never_passes(report):
         broken_report.check(Limits(flips_percent=100, acer_points=100, apcer_points=100))
 
 
+def test_a_rise_of_just_the_limit_is_within_it(tmp_path):
+    labels, species = np.repeat([1, 0], [100, 200]), ["bona_fide"] * 100 + ["print"] * 200
+    reference = np.where(labels == 1, 0.9, 0.1)
+    reference[100:124] = 0.6
+    scores = reference.copy()
+    scores[124:126] = 0.6  # 24 of 200, then 26: 13 % less 12 % is more than 1 % in floating point
+    data = Presentations(np.zeros((300, 2, 2, 3), np.uint8), labels, species, 0.5)
+    found = compare(Artefact("litert", "int8", tmp_path / "x"), np.float32(scores), np.float32(reference), data)
+    assert found.apcer_change_points["print"] > 1.0
+    assert not any("APCER" in line for line in excesses(found))
+
+
 @pytest.mark.parametrize(
     ("changed", "found"),
     [

@@ -85,7 +85,7 @@ class LeadingFloat(NamedTuple):
 
 
 _LEADING: dict[str, LeadingFloat] = {
-    **dict.fromkeys(PLAIN_SIZES, LeadingFloat(1, 1)),
+    **dict.fromkeys(PLAIN_SIZES, LeadingFloat(1, 2)),
     MOBILENETV4_CONV_S: LeadingFloat(1, 3),
     FEATHERNET_B: LeadingFloat(2, 5),
 }
@@ -100,10 +100,10 @@ def in_float(trunk: str) -> LeadingFloat:
     Returns:
         Of networks with depthwise convolutions the weights of stem and first depthwise convolution (3 kB), and all up
         to the first layer of stride 8; the last digits in which engines differ arise there. Of plain convolutions the
-        first alone, which reads the picture: with activations that end (:func:`quantize.equalise.bound`) edge-rgb 0.5.0
-        changes fewer decisions than edge-rgb 0.4.0, without, did with the first three (docs/results.md).
-        MobileNetV4 and FeatherNet, not measured on weights of their own yet: all up to the first layer of stride 8,
-        which is three and five.
+        weights of the first, which reads the picture, and the first two: with activations that end
+        (:func:`quantize.equalise.bound`) that changes fewer decisions than the first three did without
+        (docs/results.md). One is enough for edge-rgb and a-deeppixbis, not for rfmeta. MobileNetV4 and FeatherNet, not
+        measured on weights of their own yet: all up to the first layer of stride 8, which is three and five.
     """
     return _LEADING.get(trunk, LeadingFloat(2, 10))
 

@@ -100,10 +100,10 @@ def run(
     dev: Annotated[Path, typer.Option(help="Simulated sample set to score.")],
     captures: Annotated[Path, typer.Option(help="Folder of real captures.")],
     teacher: Annotated[Path, typer.Option(help="Checkpoint of the teacher.")],
-    diverse: Annotated[Path, typer.Option(help="TOML file whose [augment] changes crops more.")],
-    diverse_train: Annotated[list[Path], typer.Option(help="Sets with pictures of other kinds.")],
     out: Annotated[Path, typer.Option(help="JSON lines to add to.")],
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")],
+    diverse: Annotated[Path | None, typer.Option(help="TOML file whose [augment] changes crops more.")] = None,
+    diverse_train: Annotated[list[Path] | None, typer.Option(help="Sets with pictures of other kinds.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes.")] = 2,
     warmup_steps: Annotated[int, typer.Option(min=0, help="Steps until the full learning rate.")] = 50,
     seeds: Annotated[str, typer.Option(help="Seeds, with commas.")] = "1,2,3",
@@ -112,14 +112,20 @@ def run(
     """Train a student per way and seed, and score it."""
     if unknown := set(only or ()) - WAYS.keys():
         raise ConfigError(f"no such way: {', '.join(sorted(unknown))}; one of {', '.join(WAYS)}")
-    base, changed = load_config(config), load_config(diverse)
+    ways = {name: WAYS[name] for name in only or WAYS}
+    if any(way.changed for way in ways.values()) and diverse is None:
+        raise ConfigError("a way that changes crops more needs --diverse; name others with --only")
+    if any(way.others for way in ways.values()) and not diverse_train:
+        raise ConfigError("a way with pictures of other kinds needs --diverse-train; name others with --only")
+    base = load_config(config)
+    changed = load_config(diverse) if diverse is not None else base
     parts = [SampleSet.load(folder) for folder in train]
     plain, simulated = joined(parts), SampleSet.load(dev)
-    everything = joined([*parts, *(SampleSet.load(folder) for folder in diverse_train)])
+    everything = joined([*parts, *map(SampleSet.load, diverse_train)]) if diverse_train else plain
     crops = Cutter(captures, read_captures(captures, ("112", "112b")))
     for seed in (int(v) for v in seeds.split(",")):
-        for name in only or WAYS:
-            way, label = WAYS[name], f"{name}, seed {seed}"
+        for name, way in ways.items():
+            label = f"{name}, seed {seed}"
             if any(c.name == label for c in read_candidates(out)):
                 continue
             settings = msgspec.structs.replace(

@@ -238,6 +238,7 @@ def plot(
     out: Annotated[Path, typer.Option(help="PNG to write.")],
 ) -> None:
     """Draw latency against accuracy on real crops, frames of clips and simulated samples; areas are sizes in kB."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -252,13 +253,14 @@ def plot(
         ("simulated dev set: AUC", [c.dev_auc for c in found]),
     )
     groups = list(dict.fromkeys(c.name for c in found))
+    palette = colormaps["tab10" if len(groups) <= 10 else "tab20"]
     for axes, (title, worth) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         known = {i: value for i, value in enumerate(worth) if value is not None}
         for number, group in enumerate(groups):
             chosen = [i for i, c in enumerate(found) if c.name == group and i in known]
             axes.scatter(
                 [cost[i] for i in chosen], [known[i] for i in chosen], [area[i] for i in chosen],
-                color=f"C{number}", alpha=0.75, label=group,
+                color=palette(number), alpha=0.75, label=group,
             )  # fmt: skip
             for i in chosen:
                 axes.annotate(str(found[i].size_px), (cost[i], known[i]), fontsize=7, ha="center", va="center")

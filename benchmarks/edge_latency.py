@@ -33,10 +33,11 @@ from benchmarks.transfer import show
 from fasedge.backends import Backend, open_backend
 from fasedge.cards import EngineName, Precision
 from fasedge.types import UInt8Array
+from quantize.equalise import bound, equalise
 from quantize.export import Artefact, artefact, export_fp32, export_int8
 from quantize.fitting import fit_grid
 from quantize.grid import GridConfig, conv_names, release
-from quantize.grid import in_float as leading_float
+from quantize.grid import in_float as usually_in_float
 from quantize.latency import interleaved
 from quantize.openvino_export import save_ir, to_openvino
 from quantize.students import ExportModel, PixelCosineStudent, Platt
@@ -125,19 +126,29 @@ def multiplications(model: nn.Module, side: int) -> int:
     return int(counter.get_total_flops()) // 2  # it counts a multiplication and its addition as two
 
 
-def write(name: str, folder: Path, engines: list[EngineName]) -> tuple[list[Artefact], nn.Module, int]:
-    """Write a network for the engines at both precisions; the yardstick at full precision alone, for OpenVINO."""
+def write(
+    name: str, folder: Path, engines: list[EngineName], leading: int | None = None
+) -> tuple[list[Artefact], nn.Module, int]:
+    """Write a network for the engines at both precisions; the yardstick at full precision alone, for OpenVINO.
+
+    Args:
+        name: Candidate, or the yardstick.
+        folder: Where to.
+        engines: Engines.
+        leading: Convolutions at its start that stay in float; ``None``: by the network.
+    """
     if name == YARDSTICK:
         torch.manual_seed(0)
         yardstick = MiniFASNetV2().eval()
         file = artefact(folder, "openvino", "fp32")
         save_ir(to_openvino(yardstick, YARDSTICK_PX), file.path)
         return [file], yardstick, YARDSTICK_PX
-    model, side = candidate(name)
+    plain, side = candidate(name)
     sample = pictures(side)
-    start = leading_float(name.partition("@")[0])
+    model, _ = bound(equalise(plain, sample), sample)
+    start = usually_in_float(name.partition("@")[0])
     rounded = fit_grid(model, sample, GridConfig(float_convs=tuple(conv_names(model, start.weights))))
-    grid = release(rounded, conv_names(model, start.convs))
+    grid = release(rounded, conv_names(model, start.convs if leading is None else leading))
     quantized = export_int8(grid, folder, side, sample[:1], engines, largest=None)
     return export_fp32(model, folder, side, engines) + quantized, model, side
 
@@ -161,12 +172,14 @@ def in_float(file: Artefact) -> dict[str, int]:
     return dict(sorted(counted.items()))
 
 
-def measure(names: list[str], engines: list[EngineName], *, rounds: int, threads: int) -> list[Timed]:
-    """Time all networks in turn, round by round."""
+def measure(
+    names: list[str], engines: list[EngineName], *, rounds: int, threads: int, leading: int | None = None
+) -> list[Timed]:
+    """Time all networks in turn, round by round; ``leading`` as in :func:`write`."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         runs: list[tuple[str, Artefact, nn.Module, int, Backend]] = []
         for name in track([YARDSTICK, *names], description="writing", transient=True):
-            files, model, side = write(name, Path(folder) / name.replace("@", "_"), engines)
+            files, model, side = write(name, Path(folder) / name.replace("@", "_"), engines, leading)
             for file in files:
                 backend = stack.enter_context(closing(open_backend(file.engine, file.path, threads=threads)))
                 runs.append((name, file, model, side, backend))
@@ -190,6 +203,9 @@ def main(
     engines: Annotated[str, typer.Option(help="Engines, with commas.")] = "openvino,litert,onnxruntime",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of twelve pictures.")] = 20,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    leading_float: Annotated[
+        int | None, typer.Option(min=0, help="Leading convolutions in float; default: by the network.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON to write.")] = None,
     markdown: Annotated[bool, typer.Option(help="Print Markdown.")] = False,
 ) -> None:
@@ -197,7 +213,13 @@ def main(
     chosen = engines.split(",")
     if unknown := set(chosen) - {"openvino", "litert", "onnxruntime"}:
         raise ConfigError(f"no engine of the SDK: {', '.join(sorted(unknown))}")
-    found = measure(list(only or CANDIDATES), cast("list[EngineName]", chosen), rounds=rounds, threads=threads)
+    found = measure(
+        list(only or CANDIDATES),
+        cast("list[EngineName]", chosen),
+        rounds=rounds,
+        threads=threads,
+        leading=leading_float,
+    )
     if out is not None:
         out.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
     rows = [

@@ -292,6 +292,7 @@ def start_from_another(
         config: Its configuration.
         begin: A checkpoint that ``distil`` left, or id or folder of a published model of plain convolutions. Its
             normalisations are gone, so they are measured on crops of the samples, drawn with the configuration's seed.
+            Activations that end in the model (:func:`quantize.equalise.bound`) go on in the student.
         samples: What it will be trained on.
 
     Returns:

@@ -25,6 +25,7 @@ from tests.training.fixtures.evaluation_sets import write_set
 from tests.training.fixtures.face_pack import write_face_pack
 from tests.training.fixtures.toy_sets import toy_set
 from training.backbones import TRUNKS
+from training.backbones.plain import PlainLayer
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.config import InputConfig, MethodConfig, TrainConfig, load_config
 from training.errors import CheckpointError
@@ -267,7 +268,10 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_earlier_one(checkpoint, 
 
 
 def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsys):
-    """What it says at first is what the model says, but for the calibration, which is a straight line of the logit."""
+    """What it says at first is what the model says, but for the calibration, which is a straight line of the logit.
+
+    Activations of the model end at 6, those of the student do not: where one is larger, the two differ a little.
+    """
     file = tmp_path / "student.toml"
     text = '[input]\nsize_px = 112\ncrop_scale = 0.85\nbrightness = true\n[method]\nname = "binary-trunk"\n'
     file.write_text(text + 'trunk = "plain_m"\n')
@@ -277,11 +281,19 @@ def test_distillation_starts_from_a_published_model(tmp_path, monkeypatch, capsy
     task, _ = new_task(load_config(file), [], Imitation())
     note = start_from_another(task, load_config(file), "edge-rgb", toy_set(300))
     assert (note["began_as"], note["began_with_crop_scale"]) == (f"edge-rgb {card.version}", 0.85)
+    peaks = []
+    layers = [m for m in task.module.modules() if isinstance(m, PlainLayer)]
+    hooks = [m.register_forward_hook(lambda _m, _i, out: peaks.append(out.amax(dim=(1, 2, 3)))) for m in layers]
     with torch.inference_mode():
         found = task.pooled(torch.from_numpy(golden.rgb)).double().numpy()
+    for hook in hooks:
+        hook.remove()
+    within = (torch.stack(peaks).amax(dim=0) <= 6).numpy()
     wanted = np.log(golden.score / (1 - golden.score.astype(float)))
-    slope, offset = np.polyfit(found, wanted, 1)
-    np.testing.assert_allclose(slope * found + offset, wanted, atol=1e-3)
+    assert 3 <= within.sum() < len(within)
+    slope, offset = np.polyfit(found[within], wanted[within], 1)
+    np.testing.assert_allclose(slope * found[within] + offset, wanted[within], atol=1e-3)
+    np.testing.assert_allclose(slope * found + offset, wanted, atol=0.05)
     # In training it divides by the statistics of the batch: on what it settled on it says what it said.
     samples, spec = toy_set(256), load_config(file).input.spec()
     start_from_another(task, load_config(file), "edge-rgb", samples)

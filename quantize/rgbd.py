@@ -243,7 +243,7 @@ def take_colour(student: RgbdStudent, tensors: Mapping[str, Tensor]) -> None:
     Args:
         student: Changed in place.
         tensors: Merged trunk (``trunk.*``) and head (``head.weight``, ``head.bias``) of a network with one logit, see
-            :func:`quantize.published.weights_of`.
+            :func:`quantize.published.weights_of`. Where activations end in that network, those of the student go on.
 
     Raises:
         CheckpointMismatchError: They are of something else.

@@ -159,6 +159,7 @@ def test_settings_that_such_a_student_does_not_have_are_refused(changes, message
 
 
 def test_colour_of_a_published_model_answers_as_it_does_there():
+    """But where an activation is larger than what those of the model end at, 6: those of the student go on."""
     folder = find_model("edge-rgb")
     card = load_card(folder)
     golden = load_golden(folder, card)
@@ -166,10 +167,15 @@ def test_colour_of_a_published_model_answers_as_it_does_there():
     take_colour(student, weights_of("edge-rgb"))
     platt = Platt(1.0, 0.0, {"score_rgb": Platt(card.calibration.scale, card.calibration.bias)})
     model = RgbdExportModel(student.eval(), platt, BrightnessNorm())
-    rgb = torch.from_numpy(golden.rgb)
+    rgb, peaks = torch.from_numpy(golden.rgb), []
+    for layer in (m for m in model.modules() if isinstance(m, torch.nn.ReLU)):
+        layer.register_forward_hook(lambda _m, _i, out: peaks.append(out.amax(dim=(1, 2, 3))))
     with torch.no_grad():
-        score = model(rgb, torch.zeros(*rgb.shape[:3], 1, dtype=torch.uint8))[2]
-    np.testing.assert_allclose(score, golden.score, atol=1e-5)
+        score = model(rgb, torch.zeros(*rgb.shape[:3], 1, dtype=torch.uint8))[2].numpy()
+    within = (torch.stack(peaks).amax(dim=0) <= 6).numpy()
+    assert 3 <= within.sum() < len(within)
+    np.testing.assert_allclose(score[within], golden.score[within], atol=1e-5)
+    np.testing.assert_allclose(score, golden.score, atol=0.01)
 
 
 def test_colour_that_was_taken_over_stays_as_it_is_while_the_rest_learns():

@@ -1,7 +1,7 @@
 """Trained networks of full size: what they say of the evaluation pack in torch, and how far their files are from it.
 
 ``python -m tests.regression.full_networks`` writes the scores of the torch networks, ``full_NAME.npz``, and prints the
-figures of every file, as docs/edge.md has them.
+figures of every file, as docs/edge.md has them; of some networks alone where names follow.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _reference(name: str) -> Path:
 
 def main() -> None:
     """Write the references and print the figures."""
-    for name in NETWORKS:
+    for name in sys.argv[1:] or NETWORKS:
         scores = reference_scores(network_of(name)[0], crops_of(name))
         with complete_file(_reference(name)) as temporary:
             np.savez(temporary, allow_pickle=False, sha256=np.array(sha256_of(checkpoint_of(name))), score=scores)

@@ -215,28 +215,43 @@ def _module(trunk: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     return trunk.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+class Largest:
+    """The largest absolute values of each channel, over parts of a set of pictures.
+
+    Args:
+        tail: Share of the values that do not count for the range.
+        n: Pictures of the whole set.
+    """
+
+    def __init__(self, tail: float, n: int) -> None:
+        self._tail, self._n = tail, n
+        self._values: Tensor | None = None
+
+    def add(self, x: Tensor) -> None:
+        """Look at a part, (N, C, H, W)."""
+        values = x.abs().transpose(0, 1).flatten(1)
+        beyond = int(self._tail * self._n * values.shape[1] / len(x))
+        every = values if self._values is None else torch.cat([self._values, values], dim=1)
+        self._values = every.topk(min(beyond + 1, every.shape[1]), dim=1).values
+
+    def range(self) -> Tensor:
+        """What all values but the tail stay below, (C,)."""
+        return cast(Tensor, self._values)[:, -1]
+
+
 def _ranges(model: ExportModel, groups: Sequence[_Group], crops: UInt8Array, batch: int) -> list[Tensor]:
     """Absolute value of each channel that all but the group's tail stay below, in any of its tensors: float32 (C,)."""
-    trunk = cast(fx.GraphModule, model.trunk)
-    wanted = {node: place for place, group in enumerate(groups) for node in group.tensors}
-    largest: dict[fx.Node, Tensor] = {}
+    found = [{node: Largest(group.tail, len(crops)) for node in group.tensors} for group in groups]
+    watched = {node: largest for group in found for node, largest in group.items()}
 
     class _Watch(fx.Interpreter):
         def run_node(self, n: fx.Node) -> object:
             value = super().run_node(n)
-            if n in wanted:
-                values = cast(Tensor, value).abs().transpose(0, 1).flatten(1)
-                beyond = int(groups[wanted[n]].tail * len(crops) * values.shape[1] / batch_size)
-                known = [largest[n]] if n in largest else []
-                every = torch.cat([*known, values], dim=1)
-                largest[n] = every.topk(min(beyond + 1, every.shape[1]), dim=1).values
+            if n in watched:
+                watched[n].add(cast(Tensor, value))
             return value
 
     with torch.no_grad():
         for part in parts(crops, batch):
-            batch_size = len(part)
-            _Watch(trunk).run(*model.streams(torch.from_numpy(part)))
-    found: list[list[Tensor]] = [[] for _ in groups]
-    for node, values in largest.items():
-        found[wanted[node]].append(values[:, -1])
-    return [torch.stack(peaks).amax(dim=0) for peaks in found]
+            _Watch(cast(fx.GraphModule, model.trunk)).run(*model.streams(torch.from_numpy(part)))
+    return [torch.stack([largest.range() for largest in group.values()]).amax(dim=0) for group in found]

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from fasedge.types import UInt8Array
+from quantize.equalise_full import equalise_full
 from quantize.errors import CalibrationDataError, CheckpointMismatchError, ConversionError
 from quantize.export import Artefact, artefact, complete, export_fp32, is_rounded, is_student
 from quantize.files import complete_file
@@ -165,7 +166,9 @@ def load_full(path: Checkpoint | Path) -> tuple[FullNetwork, TrainConfig]:
     return FullNetwork(task), config
 
 
-def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UInt8Array) -> list[Artefact]:
+def export_full(
+    model: FullNetwork, folder: Path, size_px: int, calibration: UInt8Array, *, equalised: bool = False
+) -> list[Artefact]:
     """Write a network in FP32 and INT8 for all engines.
 
     Args:
@@ -173,6 +176,7 @@ def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UIn
         folder: Made if missing; files of the same names are replaced.
         size_px: Side of the input, S.
         calibration: Pictures of the train split, uint8 (n, S, S, C).
+        equalised: Scale the network's channels first, in place (:mod:`quantize.equalise_full`): it computes the same.
 
     Raises:
         CalibrationDataError: There are no pictures.
@@ -180,6 +184,8 @@ def export_full(model: FullNetwork, folder: Path, size_px: int, calibration: UIn
     """
     if not len(calibration):
         raise CalibrationDataError("a network is quantised on calibration pictures, got none")
+    if equalised:
+        equalise_full(model, calibration)
     float_files = export_fp32(model, folder, size_px)
     return float_files + quantize_full(float_files, folder, calibration)
 

@@ -29,6 +29,9 @@ def full(
     out: FolderOption,
     crops: CropsOption = DEFAULT_CROPS,
     default_point: PointOption = DEFAULT_POINT,
+    equalise: Annotated[
+        bool, typer.Option("--equalise", help="Bring channels behind ReLUs nearer to one range first; helps RFMeta.")
+    ] = False,
 ) -> None:
     """Write a network of full size for all engines and compare INT8 with full precision; nothing is published.
 
@@ -57,7 +60,7 @@ def full(
     threshold = float(thresholds(as_scored(sets["dev"], reference["dev"]), [default_point])[default_point].value)
     species = [row.species for row in sets["test"].table]
     data = Presentations(shown["test"], sets["test"].labels, species, threshold)
-    report = measure(export_full(model, out, spec.size_px, calibration), reference["test"], data)
+    report = measure(export_full(model, out, spec.size_px, calibration, equalised=equalise), reference["test"], data)
     console.print(report.table())
     console.print(f"threshold of {default_point}: {threshold:.4f}; {write_parity(out, report)}")
     # Two engines have two quantisers here: what each differs from full precision is what counts.

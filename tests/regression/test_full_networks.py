@@ -49,19 +49,11 @@ _BEYOND = {
         "ACER falls by 0.3125 points for 0.3: a mask of 200 and a living person of 800, both rightly",
     ),
     ("cmfl", "onnxruntime"): (Limits(acer_points=0.47), "as in OpenVINO"),
-    ("rfmeta", "openvino"): (
-        Limits(flips_percent=2.5, acer_points=0.66, auc=0.0032),
-        "1.69 % of the decisions change for 0.5, ACER falls by 0.44 points for 0.3, AUC rises by 0.0021 for 0.002: "
-        "6 % of the scores lie within 0.001 of the threshold",
-    ),
-    ("rfmeta", "onnxruntime"): (
-        Limits(flips_percent=3.2, acer_points=1.8, auc=0.0038),
-        "2.12 % of the decisions change for 0.5, ACER falls by 1.19 points for 0.3, AUC rises by 0.0025 for 0.002: "
-        "6 % of the scores lie within 0.001 of the threshold",
-    ),
 }
 #: Largest difference of a score between an FP32 file and torch.
 _FP32 = 1e-4
+#: RFMeta sees whole steps of hue: where fractions are cut off, a pixel may fall on either side of one.
+_FP32_OF_HUES = 1e-3
 #: FP32 files have no limit that needs counting, so every tenth presentation is enough: each species is among them.
 _FP32_EVERY = 10
 #: Mistakes are larger than what rounding does: every fourth presentation shows them.
@@ -117,14 +109,16 @@ def test_weights_are_trained_and_lie_where_no_threshold_is_easy(name: str) -> No
     accepted = scores >= data.threshold
     assert 0.01 < accepted[data.labels == 0].mean() < 0.45
     assert 0.55 < accepted[data.labels == 1].mean() < 0.99
-    assert load_checkpoint(checkpoint_of(name)).metadata["epoch"] in {2, 4}
+    assert load_checkpoint(checkpoint_of(name)).metadata["epoch"] in {2, 4, 12}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "engine"), FILES)
 def test_an_fp32_file_says_what_torch_says(exported: Exporter, name: str, engine: EngineName) -> None:
     scores = artefact_scores(exported(name, engine, "fp32"), crops_of(name)[::_FP32_EVERY], threads=1)
-    np.testing.assert_allclose(scores, reference_of(name)[::_FP32_EVERY], rtol=0, atol=_FP32)
+    np.testing.assert_allclose(
+        scores, reference_of(name)[::_FP32_EVERY], rtol=0, atol=_FP32_OF_HUES if name == "rfmeta" else _FP32
+    )
 
 
 @pytest.mark.slow

@@ -96,10 +96,11 @@ def _streams(model: Exportable, shown: UInt8Array) -> list[Tensor]:
 
 
 def _parameters(node: fx.Node) -> list[fx.Node]:
-    """Weight and bias of a convolution or a batch normalisation; nothing where it is something else."""
+    """Weight and bias of a convolution or a batch normalisation; nothing where it is another node, or they are shared."""
     if node.target not in (_ATEN.conv2d.default, _ATEN.batch_norm.default):
         return []
-    return [value for value in node.args[1:3] if isinstance(value, fx.Node)]
+    found = [value for value in node.args[1:3] if isinstance(value, fx.Node)]
+    return found if all(len(value.users) == 1 for value in found) else []
 
 
 def _readers(node: fx.Node) -> Iterable[fx.Node]:
@@ -112,12 +113,12 @@ def _readers(node: fx.Node) -> Iterable[fx.Node]:
 
 
 def _filter_of(node: fx.Node, names: dict[str, str]) -> str | None:
-    """Name of a convolution's filters; ``None`` where a node is no convolution of all channels."""
+    """Name of a convolution's filters; ``None`` where a node is no convolution of all channels, or they are shared."""
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     if node.target is not _ATEN.conv2d.default or groups != 1:
         return None
     weight = node.args[1]
-    return names.get(weight.name) if isinstance(weight, fx.Node) else None
+    return names.get(weight.name) if isinstance(weight, fx.Node) and len(weight.users) == 1 else None
 
 
 def _ranges(model: Exportable, readers: Iterable[str], crops: UInt8Array, batch: int) -> dict[str, Tensor]:

@@ -51,6 +51,13 @@ def test_a_tensor_that_something_else_reads_too_is_left_alone(toy: Toy) -> None:
     assert chains(toy, crops(1)) == [Chain(("norm.weight", "norm.bias"), ("second.weight",))]
 
 
+def test_filters_that_stand_in_two_places_are_left_alone(toy: Toy) -> None:
+    toy.third = toy.second
+    toy.third.padding = (1, 1)
+    assert chains(toy, crops(1)) == []
+    assert equalise_full(toy, crops(2)) == 0
+
+
 def test_ranges_come_nearer_to_each_other_and_the_score_stays(toy: Toy) -> None:
     rgb = torch.from_numpy(crops(12))
 

@@ -96,7 +96,7 @@ def _streams(model: Exportable, shown: UInt8Array) -> list[Tensor]:
 
 
 def _parameters(node: fx.Node) -> list[fx.Node]:
-    """Weight and bias of a convolution or a batch normalisation; nothing where it is another node, or they are shared."""
+    """Weight and bias of a convolution or a batch normalisation; nothing where it is another, or they are shared."""
     if node.target not in (_ATEN.conv2d.default, _ATEN.batch_norm.default):
         return []
     found = [value for value in node.args[1:3] if isinstance(value, fx.Node)]

@@ -102,7 +102,7 @@ def in_float(trunk: str) -> LeadingFloat:
         to the first layer of stride 8; the last digits in which engines differ arise there. Of plain convolutions the
         weights of the first, which reads the picture, and the first two: with activations that end
         (:func:`quantize.equalise.bound`) that changes fewer decisions than the first three did without
-        (docs/results.md). One is enough for edge-rgb and a-deeppixbis, not for rfmeta. MobileNetV4 and FeatherNet, not
+        (docs/results.md). One is enough for edge-rgb, not for rfmeta. MobileNetV4 and FeatherNet, not
         measured on weights of their own yet: all up to the first layer of stride 8, which is three and five.
     """
     return _LEADING.get(trunk, LeadingFloat(2, 10))

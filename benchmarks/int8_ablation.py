@@ -116,8 +116,11 @@ def main(
     exact = _calibrated(reference, platt)
     kinds = ("weights", "activations", "both")
     table = Table("variant", *(f"{kind}: {figure}" for kind in kinds for figure in ("mean", "p99", "flips %")))
+    models: dict[tuple[bool, bool], ExportModel] = {}
     for variant in track(VARIANTS, transient=True):
-        model = variant.model(plain, calibration)
+        if (made := (variant.equalised, variant.bounded)) not in models:
+            models[made] = variant.model(plain, calibration)
+        model = models[made]
         grid = fit_grid(model, calibration, variant.grid(model, usual))
         both = _calibrated(pooled_means(grid, shown), platt)
         with float_activations(grid):

@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from fasedge.types import UInt8Array
 from quantize.errors import ConversionError
-from quantize.grid import is_addition, is_plain_relu
+from quantize.grid import is_addition
 from quantize.pictures import parts
 from quantize.students import ExportModel
 
@@ -101,9 +101,14 @@ def equalise(model: ExportModel, crops: UInt8Array, *, batch: int = 32) -> Expor
     """
     result, groups = _copy_and_groups(model)
     for group, peak in zip(groups, _ranges(result, groups, crops, batch), strict=True):
-        factors = (peak.max() / peak.clamp(min=_SMALLEST_RANGE)).clamp(1.0, MAX_FACTOR)
+        factors = widening(peak)
         group.scale(factors.sqrt() if group.relus else factors)
     return result
+
+
+def widening(peak: Tensor) -> Tensor:
+    """What channels have to be multiplied by to have the range of the widest one, from their ranges: both (C,)."""
+    return (peak.max() / peak.clamp(min=_SMALLEST_RANGE)).clamp(1.0, MAX_FACTOR)
 
 
 def bound(model: ExportModel, crops: UInt8Array, *, batch: int = 32) -> tuple[ExportModel, tuple[str, ...]]:
@@ -168,7 +173,7 @@ def _groups(trunk: fx.GraphModule) -> list[_Group]:
         module = _module(trunk, node)
         if isinstance(module, nn.Conv2d):
             group_of[node] = _Group(writers=[module], tensors=[node])
-        elif is_plain_relu(module) and node.all_input_nodes[0] in group_of:
+        elif isinstance(module, nn.ReLU) and node.all_input_nodes[0] in group_of:
             source = node.all_input_nodes[0]
             group = group_of[node] = group_of[source]
             group.relus.append(node)
@@ -187,7 +192,7 @@ def _groups(trunk: fx.GraphModule) -> list[_Group]:
             reader = _module(trunk, user)
             if isinstance(reader, nn.Conv2d) and reader.groups in (1, reader.in_channels):
                 group.readers.append(reader)
-            elif not is_addition(user) and not is_plain_relu(reader):
+            elif not is_addition(user) and not isinstance(reader, nn.ReLU):
                 group.fixed = True
     return list({id(group): group for group in group_of.values()}.values())
 

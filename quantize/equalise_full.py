@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fasedge.types import UInt8Array
-from quantize.equalise import MAX_FACTOR, TAIL, Largest
+from quantize.equalise import TAIL, Largest, widening
 from quantize.pictures import parts
 from quantize.students import Exportable
 
@@ -51,7 +51,7 @@ def chains(model: Exportable, shown: UInt8Array) -> list[Chain]:
     Returns:
         A chain for each ReLU that only convolutions read.
     """
-    captured = torch.export.export(model, tuple(_streams(model, shown)))
+    captured = torch.export.export(model, (torch.from_numpy(shown),))
     names = captured.graph_signature.inputs_to_parameters
     found = []
     for relu in captured.graph.nodes:
@@ -80,19 +80,12 @@ def equalise_full(model: Exportable, crops: UInt8Array, *, batch: int = 8) -> in
     ranges = _ranges(model, [chain.readers[0] for chain in found], crops, batch)
     with torch.no_grad():
         for chain in found:
-            peak = ranges[chain.readers[0]].clamp(min=1e-6)
-            factors = (peak.max() / peak).clamp(1.0, MAX_FACTOR).sqrt()
+            factors = widening(ranges[chain.readers[0]]).sqrt()
             for name in chain.writers:
                 parameters[name].mul_(factors.view(-1, *[1] * (parameters[name].dim() - 1)))
             for name in chain.readers:
                 parameters[name].div_(factors.view(1, -1, 1, 1))
     return len(found)
-
-
-def _streams(model: Exportable, shown: UInt8Array) -> list[Tensor]:
-    """Pictures as the network's inputs."""
-    channels = list(model.inputs.values())
-    return [part.contiguous() for part in torch.split(torch.from_numpy(shown), channels, dim=3)]
 
 
 def _parameters(node: fx.Node) -> list[fx.Node]:
@@ -131,7 +124,7 @@ def _ranges(model: Exportable, readers: Iterable[str], crops: UInt8Array, batch:
     try:
         with torch.no_grad():
             for part in parts(crops, batch):
-                model(*_streams(model, part))
+                model(torch.from_numpy(part))
     finally:
         for hook in hooks:
             hook.remove()

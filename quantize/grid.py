@@ -182,11 +182,6 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     )
 
 
-def is_plain_relu(module: nn.Module | None) -> bool:
-    """Whether a module is a ReLU without an upper end."""
-    return isinstance(module, nn.ReLU)
-
-
 def is_addition(node: fx.Node) -> bool:
     """Whether a graph node adds tensors."""
     return getattr(node.target, "__name__", "") in ("add", "iadd")

@@ -9,17 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from quantize.parity import compare, excesses
-from tests.regression.test_shipped_models import (
-    POINTS,
-    artefact_of,
-    card_of,
-    decisions_of,
-    file_of,
-    presentations,
-    reference_of,
-    scores_of,
-)
+from quantize.parity import excesses
+from tests.regression.test_shipped_models import POINTS, card_of, decisions_of, judged_at
 
 ENGINE = "openvino"
 
@@ -28,10 +19,7 @@ def rows() -> Iterator[list[str]]:
     """A row per model, score and operating point."""
     for model, output, name in POINTS:
         card, seen = card_of(model), decisions_of(model)[output]
-        artefact = artefact_of(model, file_of(model, ENGINE, "int8"))
-        own = card.operating_point(name, precision="int8", modalities=seen).threshold
-        scores, data = scores_of(model, ENGINE, "int8", output), presentations(model, output, name)
-        found = compare(artefact, scores, reference_of(model, output), data, own_threshold=own)
+        found = judged_at(model, output, name, ENGINE)
         record, worst = found.record, max(found.apcer_change_points.items(), key=lambda item: item[1])
         yield [
             f"`{model}`" + (f", {'+'.join(seen)}" if len(card.inputs) > 1 else ""),

@@ -26,6 +26,7 @@ from quantize.parity import reference_scores
 from quantize.pictures import usable_part
 from quantize.rounded import load_calibrated
 from quantize.run_command import run
+from quantize.steady_command import steady
 from quantize.step_commands import calibrate, export, int8, latency, parity, publish_command, round_command
 from training.data.manifest import Split, data_folder
 from training.data.samples import SampleSet
@@ -41,6 +42,7 @@ console = Console()
 app.command()(run)
 app.command()(distil)
 app.command()(average)
+app.command()(steady)
 app.command("round")(round_command)
 app.command()(calibrate)
 app.command()(export)

@@ -197,10 +197,12 @@ def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool]
         parts[0] = f"{config.trunk} on colour and {depth_trunk(config)} on depth, both up to stride 16"
     if config.trunk in PLAIN_SIZES:
         parts[0] += ": plain 3x3 convolutions (as RepVGG, CVPR 2021), merged"
+    steady = "steady_from_sha256" in taught
     if colour := taught.get("colour_of"):
-        parts.append(
-            f"the branch of colour is that of {colour}: it learnt nothing more, only its rounding was adjusted"
+        more = (
+            "was held to one answer with the rest" if steady else "learnt nothing more, only its rounding was adjusted"
         )
+        parts.append(f"the branch of colour is that of {colour}: it {more}")
     if config.pretrained:
         parts.append("from ImageNet weights" + _LICENCES.get(config.trunk, ""))
     if teachers := str(taught.get("teacher_sha256", "")):
@@ -208,6 +210,8 @@ def network_notes(config: MethodConfig, taught: Mapping[str, str | float | bool]
         parts.append(f"taught by {n} full-precision network{'s' * (n > 1)}, see provenance")
     if averaged := str(taught.get("averaged_sha256", "")):
         parts.append(f"the mean of the weights of {len(averaged.split(', '))} students")
+    if steady:
+        parts.append("then held to one answer for moved crops of a face")
     return "; ".join([*parts, *([origin] if origin else [])])
 
 

@@ -1,0 +1,206 @@
+"""Students whose answers are to change less with the crop: the loss, what is wanted, runs that are taken up again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from quantize.__main__ import app
+from quantize.distill import DistilTask, load_task
+from quantize.errors import CalibrationDataError
+from quantize.export import empty_student
+from quantize.facts import network_notes
+from quantize.steady import SteadyConfig, Steadying, steady_loss, wanted_answers
+from tests.training.fixtures.toy_sets import toy_set
+from training.checkpoint import load_checkpoint, save_checkpoint
+from training.config import InputConfig, MethodConfig, TrainConfig
+from training.data.samples import SampleSet
+from training.errors import ConfigError, DivergedError, StateMismatchError
+
+CONFIG = TrainConfig(
+    method=MethodConfig(name="binary-trunk", trunk="plain_xs"), input=InputConfig(size_px=32, crop_scale=1.2)
+)
+BRIEF = SteadyConfig(steps=30, pictures=8, learning_rate=1e-3, weight=5.0, wanted_views=4, average=0.5)
+
+
+def striped_set(n: int = 40, *, split: str = "train", px: int = 48) -> SampleSet:
+    """Stripes of several widths: what a network says of them depends on where they are cut."""
+    plain = toy_set(n, split=split)
+    rows = np.arange(px)[None, :, None, None]
+    widths = np.linspace(3, 9, n)[:, None, None, None]
+    stripes = 128 + 90 * np.sign(np.sin(2 * np.pi * rows / widths)) * np.linspace(0.2, 1, n)[:, None, None, None]
+    pictures = np.broadcast_to(np.clip(stripes, 0, 255), (n, px, px, 3)).astype(np.uint8)
+    return SampleSet(pictures, list(plain.table), plain.info)
+
+
+def new_task(seed: int = 1) -> DistilTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        task = DistilTask(CONFIG)
+    task.module.eval()
+    return task
+
+
+class Corner:
+    """Says how bright the upper left pixel is, and with depth how far the second head finds it."""
+
+    sees_depth = False
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(1, 1)
+
+    def score(self, pictures: Tensor) -> Tensor:
+        return self.pooled_heads(pictures)["score"]
+
+    def pooled_heads(self, pictures: Tensor) -> dict[str, Tensor]:
+        corner = pictures[:, 0, 0, 0].float()
+        return {"score": corner, "other": 2 * corner + 1}
+
+
+def test_the_loss_is_the_error_of_the_mean_and_the_variance_over_crops() -> None:
+    found = torch.tensor([[1.0, 3.0], [0.0, 0.0]])
+    loss, noise = steady_loss(found, torch.tensor([1.0, 1.0]), spread=4.0, weight=3.0)
+    assert float(noise) == pytest.approx((2.0 + 0.0) / 2 / 4)
+    assert float(loss) == pytest.approx((1.0 + 1.0) / 2 / 4 + 3 * 0.25)
+
+
+def test_what_is_wanted_is_the_mean_over_moved_crops_and_its_noise_that_of_the_worst_head() -> None:
+    samples = striped_set()
+    how = SteadyConfig(wanted_views=200, pictures=8)
+    wanted = wanted_answers(Corner(), samples, CONFIG, how)
+    assert {name: tuple(values.shape) for name, values in wanted.answers.items()} == {"score": (40,), "other": (40,)}
+    torch.testing.assert_close(wanted.answers["other"], 2 * wanted.answers["score"] + 1)
+    again = wanted_answers(Corner(), samples, CONFIG, how)
+    assert torch.equal(again.answers["score"], wanted.answers["score"])
+    other = wanted_answers(Corner(), samples, CONFIG, SteadyConfig(wanted_views=200, pictures=8, seed=1))
+    assert not torch.equal(other.answers["score"], wanted.answers["score"])
+    # Stripes pass below a corner that moves: single answers are far apart, means of 200 are near.
+    assert wanted.noise > 1
+    assert float((other.answers["score"] - wanted.answers["score"]).abs().mean()) < 12
+
+
+def test_a_student_becomes_steadier_and_goes_on_saying_much_the_same(tmp_path: Path) -> None:
+    task, samples = new_task(), striped_set()
+    before = wanted_answers(task, samples, CONFIG, SteadyConfig(pictures=8, seed=9))
+    how = SteadyConfig(steps=150, pictures=16, learning_rate=1e-3, weight=3.0, average=0.9)
+    record = Steadying(task, samples, CONFIG, how, tmp_path / "state").run()
+    after = wanted_answers(task, samples, CONFIG, SteadyConfig(pictures=8, seed=9))
+    assert record.noise_before == pytest.approx(before.noise, rel=0.3)
+    assert after.noise < 0.5 * before.noise
+    assert record.noise_after < 0.5 * before.noise
+    assert np.corrcoef(before.answers["score"], after.answers["score"])[0, 1] > 0.8
+    assert not task.module.training
+    assert not (tmp_path / "state").exists()
+
+
+def test_normalisations_stay_as_they_are(tmp_path: Path) -> None:
+    task = new_task()
+    before = {name: value.clone() for name, value in task.module.named_buffers()}
+    Steadying(task, striped_set(), CONFIG, BRIEF, tmp_path / "state").run()
+    assert before
+    for name, value in task.module.named_buffers():
+        assert torch.equal(value, before[name]), name
+
+
+class _StopError(Exception):
+    """The machine goes down."""
+
+
+def _stop_after(step: int) -> object:
+    def told(done: int) -> None:
+        if done == step:
+            raise _StopError
+
+    return told
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    samples = striped_set()
+    whole, parts = new_task(), new_task()
+    record = Steadying(whole, samples, CONFIG, BRIEF, tmp_path / "whole", save_minutes=0).run()
+    state = tmp_path / "state"
+    with pytest.raises(_StopError):
+        Steadying(parts, samples, CONFIG, BRIEF, state, save_minutes=0).run(_stop_after(17))  # type: ignore[arg-type]
+    assert state.is_file()
+    resumed = new_task(seed=2)  # what is in the file counts, not what the network was
+    steps: list[int] = []
+    assert Steadying(resumed, samples, CONFIG, BRIEF, state, save_minutes=0).run(steps.append) == record
+    assert steps == list(range(17, 31))
+    for name, value in resumed.module.state_dict().items():
+        torch.testing.assert_close(value, whole.module.state_dict()[name], rtol=0, atol=0)
+
+
+def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    samples, state = striped_set(), tmp_path / "state"
+    with pytest.raises(_StopError):
+        Steadying(new_task(), samples, CONFIG, BRIEF, state, save_minutes=0).run(_stop_after(3))  # type: ignore[arg-type]
+    other = SteadyConfig(steps=31, pictures=8)
+    with pytest.raises(StateMismatchError, match="another run"):
+        Steadying(new_task(), samples, CONFIG, other, state)
+
+
+def test_bad_settings_and_sets_are_refused(tmp_path: Path) -> None:
+    for wrong in ({"steps": 0}, {"weight": -1.0}, {"views": 1}, {"average": 1.0}, {"learning_rate": 0.0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            SteadyConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(CalibrationDataError, match="40 pictures per step, the set holds 8"):
+        Steadying(new_task(), striped_set(8), CONFIG, SteadyConfig(), tmp_path / "state")
+    flat = SampleSet(np.full((40, 48, 48, 3), 7, np.uint8), list(toy_set(40).table), toy_set(40).info)
+    with pytest.raises(CalibrationDataError, match="does not tell the pictures of the set apart"):
+        wanted_answers(Corner(), flat, CONFIG, BRIEF)
+
+
+def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
+    task = new_task()
+    run = Steadying(task, striped_set(), CONFIG, BRIEF, tmp_path / "state")
+    with torch.no_grad():
+        task.module.filter.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match="step 0 is not finite"):
+        run.run()
+
+
+def test_the_command_writes_a_student_that_says_how_it_came_about(tmp_path: Path) -> None:
+    folder, student, out = tmp_path / "set", tmp_path / "student.safetensors", tmp_path / "steady.safetensors"
+    write_set(folder, striped_set(48))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network = empty_student(CONFIG)
+    metadata = {"config": msgspec.to_builtins(CONFIG), "epoch": 2, "dev_auc": 0.7, "note": {"teacher_sha256": "a"}}
+    save_checkpoint(student, network.state_dict(), metadata)
+    command = ["steady", str(student), "--train", str(folder), "--out", str(out), "--steps", "3", "--crop-scale", "1.5"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "before" in result.output
+    assert not (tmp_path / "steady.safetensors.part").exists()
+    _, config = load_task(out)
+    assert config.input.crop_scale == 1.5
+    written = load_checkpoint(out).metadata
+    assert "dev_auc" not in written
+    note = written["note"]
+    assert isinstance(note, dict)
+    assert note["teacher_sha256"] == "a"
+    assert "n=48" in str(note["steady_on"])
+    assert "steps=3" in str(note["steady_how"])
+    assert "moved crops" in network_notes(config.method, note)
+
+
+def write_set(folder: Path, samples: SampleSet) -> None:
+    """As the simulator leaves a set."""
+    folder.mkdir()
+    np.save(folder / "pictures.npy", samples.arrays().pictures)
+    (folder / "set.json").write_bytes(msgspec.json.encode(samples.info))
+    (folder / "table.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in samples.table))
+
+
+def test_what_is_no_student_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(1)}, {})
+    result = CliRunner().invoke(app, ["steady", str(path), "--train", "x", "--out", str(tmp_path / "out")])
+    assert result.exit_code != 0
+    assert "no student" in str(result.exception)

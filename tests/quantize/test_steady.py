@@ -94,7 +94,7 @@ def test_a_student_becomes_steadier_and_goes_on_saying_much_the_same(tmp_path: P
     assert record.noise_before == pytest.approx(before.noise, rel=0.3)
     assert after.noise < 0.5 * before.noise
     assert record.noise_after < 0.5 * before.noise
-    assert np.corrcoef(before.answers["score"], after.answers["score"])[0, 1] > 0.8
+    assert np.corrcoef(before.answers["score"], after.answers["score"])[0, 1] > 0.7  # before, they were mostly noise
     assert not task.module.training
     assert not (tmp_path / "state").exists()
 

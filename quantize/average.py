@@ -8,7 +8,7 @@ fine-tuning of zero-shot models (WiSE-FT), CVPR 2022, for the mean of a network 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fasedge.cards import sha256_of
 from quantize.errors import CheckpointMismatchError
-from quantize.provenance import learnt_from
+from quantize.provenance import learnt_from, note_of, unmeasured
 from training.checkpoint import Checkpoint, JsonValue, load_checkpoint, save_checkpoint
 from training.trained import config_of
 
@@ -70,7 +70,7 @@ def mean_of(
         _check_alike(first, other)
     shares = [share / sum(shares) for share in shares]
     tensors = {name: _mean([checkpoint.tensors[name] for checkpoint in checkpoints], shares) for name in first.tensors}
-    notes = [_note(checkpoint) for checkpoint in checkpoints]
+    notes = [note_of(checkpoint) for checkpoint in checkpoints]
     note = {key: value for key, value in notes[0].items() if all(other.get(key) == value for other in notes[1:])}
     teachers = [name for each in notes for name in str(each.get("teacher_sha256", "")).split(", ") if name]
     if teachers:
@@ -82,9 +82,7 @@ def mean_of(
         note[f"averaged_{name}"] = " | ".join(each.get(name, "unknown") for each in learnt)
     note["averaged_seeds"] = ", ".join(str(config_of(c).seed) for c in checkpoints)
     note["averaged_epochs"] = ", ".join(str(c.metadata.get("epoch", "?")) for c in checkpoints)
-    # What was measured on one of them says nothing of the mean.
-    kept = {key: value for key, value in first.metadata.items() if key not in {"dev_auc", "dev_eer", "keep_value"}}
-    return tensors, kept | {"note": note}
+    return tensors, unmeasured(first.metadata) | {"note": note}
 
 
 def _mean(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
@@ -95,11 +93,6 @@ def _mean(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
     for tensor, share in zip(tensors, shares, strict=True):
         total += share * tensor.double()
     return total.to(tensors[0].dtype)
-
-
-def _note(checkpoint: Checkpoint) -> dict[str, JsonValue]:
-    note = checkpoint.metadata.get("note", {})
-    return dict(note) if isinstance(note, Mapping) else {}
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from quantize.rounded import train_set
+from training.checkpoint import Checkpoint, JsonValue
 from training.data.table import SetInfo
 from training.runlog import HISTORY, RECORD, EpochRecord
 
@@ -44,3 +46,14 @@ def learnt_from(student: Path) -> dict[str, str]:
         "commit": run.commit or "unknown",
         "training_seconds": f"{sum(epoch.seconds for epoch in epochs):.0f}",
     }
+
+
+def note_of(checkpoint: Checkpoint) -> dict[str, JsonValue]:
+    """What a checkpoint says about how its network came about; nothing where it says nothing."""
+    note = checkpoint.metadata.get("note", {})
+    return dict(note) if isinstance(note, Mapping) else {}
+
+
+def unmeasured(metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Metadata of a network that was made from another one: what was measured on that one says nothing of it."""
+    return {key: value for key, value in metadata.items() if key not in {"dev_auc", "dev_eer", "keep_value"}}

@@ -103,10 +103,6 @@ class Wanted:
     answers: Mapping[str, Tensor]
     noise: float
 
-    def spread(self, name: str) -> float:
-        """Variance of a score between the pictures."""
-        return float(self.answers[name].var(correction=0))
-
 
 @torch.no_grad()
 def wanted_answers(task: PooledTask, samples: SampleSet, config: TrainConfig, how: SteadyConfig) -> Wanted:
@@ -133,7 +129,7 @@ def wanted_answers(task: PooledTask, samples: SampleSet, config: TrainConfig, ho
             said.setdefault(name, []).append(torch.stack([view[name].float() for view in views], dim=1))
     whole = {name: torch.cat(found) for name, found in said.items()}
     answers = {name: found.mean(dim=1) for name, found in whole.items()}
-    between = {name: float(found.var(correction=0)) for name, found in answers.items()}
+    between = _spreads(answers)
     if any(variance <= 0 or not math.isfinite(variance) for variance in between.values()):
         raise CalibrationDataError(f"the student does not tell the pictures of the set apart (variances {between})")
     noise = max(float(found.var(dim=1).mean()) / between[name] for name, found in whole.items())
@@ -222,6 +218,7 @@ class Steadying:
             self._resume(load_checkpoint(state))
         else:
             self._wanted = wanted_answers(task, samples, config, how)
+        self._spreads = _spreads(self._wanted.answers)
 
     def run(self, told: Callable[[int], object] = lambda step: None) -> SteadyRecord:
         """Take the steps that are left; afterwards the network has the mean of the weights.
@@ -261,7 +258,7 @@ class Steadying:
         loss, noises = torch.zeros(()), []
         for name, values in said.items():
             found, wanted = values.float().view(how.views, -1).T, self._wanted.answers[name][chosen]
-            own, noise = steady_loss(found, wanted, self._wanted.spread(name), how.weight)
+            own, noise = steady_loss(found, wanted, self._spreads[name], how.weight)
             loss = loss + own
             noises.append(float(noise.detach()))
         if not bool(torch.isfinite(loss)):
@@ -297,6 +294,11 @@ class Steadying:
         self._optimiser.load_state_dict(state["optimiser"])
         self._wanted = Wanted(state["answers"], state["noise"])
         self._seen = state["seen"].tolist()
+
+
+def _spreads(answers: Mapping[str, Tensor]) -> dict[str, float]:
+    """Variance of each score between the pictures."""
+    return {name: float(found.var(correction=0)) for name, found in answers.items()}
 
 
 def _moved(

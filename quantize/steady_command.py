@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, cast
 
 import msgspec
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -18,10 +16,10 @@ from quantize.errors import CheckpointMismatchError
 from quantize.export import is_student
 from quantize.options import CropScaleOption, TrainsOption
 from quantize.pictures import training_set, usable_part
-from quantize.provenance import learnt_from
+from quantize.provenance import learnt_from, note_of, unmeasured
 from quantize.rounded import train_set, with_crop
 from quantize.steady import SteadyConfig, Steadying
-from training.checkpoint import JsonValue, load_checkpoint, save_checkpoint
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.joined import joined
 
 _DEFAULT = SteadyConfig()
@@ -47,14 +45,13 @@ def steady(
     config = with_crop(config, crop_scale)
     samples = usable_part(joined([training_set(path) for path in train], depth=task.sees_depth), depth=task.sees_depth)
     how = SteadyConfig(steps=steps, weight=weight, learning_rate=learning_rate, seed=seed)
-    torch.manual_seed(seed)
     state = out.with_name(f"{out.name}.part")
     run = Steadying(task, samples, config, how, state)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task("steps", total=steps)
         record = run.run(lambda step: progress.update(bar, completed=step))
-    note = dict(cast("Mapping[str, JsonValue]", checkpoint.metadata.get("note", {})))
+    note = note_of(checkpoint)
     note |= {f"steady_{key}": value for key, value in learnt_from(student).items()}
     note |= {
         "steady_from_sha256": sha256_of(student),
@@ -62,9 +59,8 @@ def steady(
         "steady_how": str(how),
         "steady_noise": f"{record.noise_before:.4f} to {record.noise_after:.4f}",
     }
-    # What was measured on the student before says nothing of this one.
-    kept = {key: value for key, value in checkpoint.metadata.items() if key not in {"dev_auc", "dev_eer", "keep_value"}}
-    save_checkpoint(out, task.module.state_dict(), kept | {"config": msgspec.to_builtins(config), "note": note})
+    metadata = unmeasured(checkpoint.metadata) | {"config": msgspec.to_builtins(config), "note": note}
+    save_checkpoint(out, task.module.state_dict(), metadata)
     state.unlink(missing_ok=True)
     Console().print(
         f"variance over crops, of that between pictures: {record.noise_before:.4f} before, {record.noise_after:.4f} "

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from fasedge.cards import find_model, load_card
 from quantize.__main__ import app
 from quantize.distill import DistilTask, load_task
 from quantize.errors import CalibrationDataError
 from quantize.export import empty_student
 from quantize.facts import network_notes
-from quantize.steady import SteadyConfig, Steadying, steady_loss, wanted_answers
+from quantize.published import weights_of
+from quantize.steady import MOVES, SteadyConfig, Steadying, augmented, measured, steady_loss
 from tests.training.fixtures.toy_sets import toy_set
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.config import InputConfig, MethodConfig, TrainConfig
+from training.config import AugmentConfig, InputConfig, MethodConfig, TrainConfig
 from training.data.samples import SampleSet
 from training.errors import ConfigError, DivergedError, StateMismatchError
 
@@ -70,33 +72,81 @@ def test_the_loss_is_the_error_of_the_mean_and_the_variance_over_crops() -> None
     assert float(loss) == pytest.approx((1.0 + 1.0) / 2 / 4 + 3 * 0.25)
 
 
-def test_what_is_wanted_is_the_mean_over_moved_crops_and_its_noise_that_of_the_worst_head() -> None:
+def test_spreads_are_those_of_mean_answers_and_the_noise_is_that_of_the_worst_head() -> None:
     samples = striped_set()
     how = SteadyConfig(wanted_views=200, pictures=8)
-    wanted = wanted_answers(Corner(), samples, CONFIG, how)
-    assert {name: tuple(values.shape) for name, values in wanted.answers.items()} == {"score": (40,), "other": (40,)}
-    torch.testing.assert_close(wanted.answers["other"], 2 * wanted.answers["score"] + 1)
-    again = wanted_answers(Corner(), samples, CONFIG, how)
-    assert torch.equal(again.answers["score"], wanted.answers["score"])
-    other = wanted_answers(Corner(), samples, CONFIG, SteadyConfig(wanted_views=200, pictures=8, seed=1))
-    assert not torch.equal(other.answers["score"], wanted.answers["score"])
-    # Stripes pass below a corner that moves: single answers are far apart, means of 200 are near.
-    assert wanted.noise > 1
-    assert float((other.answers["score"] - wanted.answers["score"]).abs().mean()) < 12
+    found = measured(Corner(), samples, CONFIG, how)
+    assert found.spreads["other"] == pytest.approx(4 * found.spreads["score"], rel=1e-4)
+    assert measured(Corner(), samples, CONFIG, how) == found
+    other = measured(Corner(), samples, CONFIG, SteadyConfig(wanted_views=200, pictures=8, seed=1))
+    assert other != found
+    assert other.noise == pytest.approx(found.noise, rel=0.5)
+    assert found.noise > 1  # stripes pass below a corner that moves
+
+
+def mean_answers(task: DistilTask, samples: SampleSet) -> np.ndarray:
+    """To 50 moved crops of each picture, (n,)."""
+    rng, indices, found = np.random.default_rng(5), list(range(len(samples))), []
+    for _ in range(50):
+        boxes = samples.boxes(indices, jitter=MOVES, rng=rng)
+        crops = torch.from_numpy(samples.crops(indices, CONFIG.input.spec(), boxes=boxes))
+        with torch.no_grad():
+            found.append(task.score(crops).float().numpy())
+    return np.mean(found, axis=0)
 
 
 def test_a_student_becomes_steadier_and_goes_on_saying_much_the_same(tmp_path: Path) -> None:
     task, samples = new_task(), striped_set()
-    before = wanted_answers(task, samples, CONFIG, SteadyConfig(pictures=8, seed=9))
-    how = SteadyConfig(steps=150, pictures=16, learning_rate=1e-3, weight=3.0, average=0.9)
+    asked = SteadyConfig(pictures=8, seed=9)
+    how = SteadyConfig(steps=150, pictures=16, learning_rate=1e-3, weight=3.0, average=0.9, augmented=0.0)
+    before, said = measured(task, samples, CONFIG, asked), mean_answers(task, samples)
+    by_its_own_seed = measured(task, samples, CONFIG, how).noise
     record = Steadying(task, samples, CONFIG, how, tmp_path / "state").run()
-    after = wanted_answers(task, samples, CONFIG, SteadyConfig(pictures=8, seed=9))
-    assert record.noise_before == pytest.approx(before.noise, rel=0.3)
+    after = measured(task, samples, CONFIG, asked)
+    assert record.noise_before == by_its_own_seed
     assert after.noise < 0.5 * before.noise
     assert record.noise_after < 0.5 * before.noise
-    assert np.corrcoef(before.answers["score"], after.answers["score"])[0, 1] > 0.7  # before, they were mostly noise
+    assert np.corrcoef(said, mean_answers(task, samples))[0, 1] > 0.7
     assert not task.module.training
     assert not (tmp_path / "state").exists()
+
+
+def coloured_views(n: int = 60) -> list[Tensor]:
+    """Two alike, with depth as a fourth channel; bright on the left."""
+    rng = np.random.default_rng(0)
+    view = torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 4)).astype(np.uint8))
+    view[:, :, :4] //= 4
+    return [view, view.clone()]
+
+
+STRONG = AugmentConfig(brightness=0.9, noise=20.0, flip=0.5)
+
+
+def test_all_views_of_a_picture_are_augmented_alike_and_a_share_of_the_pictures() -> None:
+    views = coloured_views()
+    first, second = augmented(views, STRONG, 0.5, np.random.default_rng(3))
+    assert torch.equal(first, second)
+    untouched = [bool((a == v).all() or (a.flip(1) == v).all()) for a, v in zip(first, views[0], strict=True)]
+    assert 15 <= sum(untouched) <= 45
+
+
+def test_depth_is_mirrored_with_its_picture_and_otherwise_left_alone() -> None:
+    views = coloured_views()
+    first, _ = augmented(views, STRONG, 1.0, np.random.default_rng(3))
+    depth, was = first[..., 3], views[0][..., 3]
+    kept = (depth == was).flatten(1).all(1)
+    turned = (depth == was.flip(2)).flatten(1).all(1)
+    assert bool((kept ^ turned).all())
+    assert 15 <= int(turned.sum()) <= 45
+    # The bright half of the colours is where that of the depth is.
+    brighter = first[..., :3].float()[:, :, :4].mean((1, 2, 3)) > first[..., :3].float()[:, :, 4:].mean((1, 2, 3))
+    assert float((brighter == turned).float().mean()) > 0.9
+
+
+def test_where_nothing_is_augmented_pictures_are_at_most_mirrored() -> None:
+    views = coloured_views()
+    first, _ = augmented(views, STRONG, 0.0, np.random.default_rng(3))
+    assert all(bool((a == v).all() or (a.flip(1) == v).all()) for a, v in zip(first, views[0], strict=True))
 
 
 def test_normalisations_stay_as_they_are(tmp_path: Path) -> None:
@@ -146,14 +196,21 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_bad_settings_and_sets_are_refused(tmp_path: Path) -> None:
-    for wrong in ({"steps": 0}, {"weight": -1.0}, {"views": 1}, {"average": 1.0}, {"learning_rate": 0.0}):
+    for wrong in (
+        {"steps": 0},
+        {"weight": -1.0},
+        {"views": 1},
+        {"average": 1.0},
+        {"learning_rate": 0.0},
+        {"augmented": 1.1},
+    ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             SteadyConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(CalibrationDataError, match="40 pictures per step, the set holds 8"):
         Steadying(new_task(), striped_set(8), CONFIG, SteadyConfig(), tmp_path / "state")
     flat = SampleSet(np.full((40, 48, 48, 3), 7, np.uint8), list(toy_set(40).table), toy_set(40).info)
     with pytest.raises(CalibrationDataError, match="does not tell the pictures of the set apart"):
-        wanted_answers(Corner(), flat, CONFIG, BRIEF)
+        measured(Corner(), flat, CONFIG, BRIEF)
 
 
 def test_a_run_that_diverges_is_stopped(tmp_path: Path) -> None:
@@ -204,3 +261,42 @@ def test_what_is_no_student_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["steady", str(path), "--train", "x", "--out", str(tmp_path / "out")])
     assert result.exit_code != 0
     assert "no student" in str(result.exception)
+
+
+def test_a_published_model_is_taken_further_with_the_file_of_its_student(tmp_path: Path) -> None:
+    folder, out = tmp_path / "set", tmp_path / "steady.safetensors"
+    write_set(folder, striped_set(48))
+    command = [
+        "steady",
+        "edge-rgb",
+        "--train",
+        str(folder),
+        "--out",
+        str(out),
+        "--steps",
+        "1",
+        "--learning-rate",
+        "1e-9",
+    ]
+    student = Path(__file__).parents[2] / "quantize" / "edge_screens.toml"
+    result = CliRunner().invoke(app, [*command, "--config", str(student)])
+    assert result.exit_code == 0, result.output
+    task, config = load_task(out)
+    card = load_card(find_model("edge-rgb"))
+    assert config.input.spec().crop_scale == card.input_spec().crop_scale
+    torch.testing.assert_close(task.module.state_dict()["filter.weight"], weights_of("edge-rgb")["head.weight"])
+    note = load_checkpoint(out).metadata["note"]
+    assert isinstance(note, dict)
+    assert note["teacher_sha256"] == card.provenance["student_teacher_sha256"]
+    assert note["steady_from_sha256"] == card.file("onnxruntime", "fp32").sha256
+    assert "moved crops" in network_notes(config.method, note)
+
+
+def test_a_model_needs_a_configuration_and_a_checkpoint_has_its_own(tmp_path: Path) -> None:
+    more = ["--train", "x", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["steady", "edge-rgb", *more])
+    assert result.exit_code == 2
+    path = tmp_path / "student.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(1)}, {})
+    result = CliRunner().invoke(app, ["steady", str(path), "--config", "quantize/student.toml", *more])
+    assert result.exit_code == 2

@@ -60,8 +60,14 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 @pytest.fixture
 def order(tmp_path: Path) -> list[object]:
-    """What every run is given, with something of everything that it reads."""
-    sets = [(f"--{name}", write_set(tmp_path / name, toy_set(128, split=name))) for name in SETS]
+    """What every run is given, with something of everything that it reads.
+
+    Six of the 64 living people of the dev set are as grey as no attack: the threshold that rejects 5 % of them lies
+    between the classes of the test set, and no rounding of any CPU moves a picture across it.
+    """
+    tints = {name: np.full(128, 40.0) for name in SETS}
+    tints["dev"][1:61:10] = 0.0
+    sets = [(f"--{name}", write_set(tmp_path / name, toy_set(128, split=name, tint=tints[name]))) for name in SETS]
     more = ["--data", write_face_pack(tmp_path / "faces"), "--models", tmp_path / "models", "--id", "tiny"]
     return [*(part for pair in sets for part in pair), *more, "--out", tmp_path / "out"]
 

@@ -13,9 +13,13 @@ is kept, too.
 The second term is what counts: students that merely imitate a mean, one crop at a time (``distil --steady``), are not
 steadier.
 
+What is kept is the exponential mean of the weights, or a point beyond it on the line from the weights before
+(``reach``): ``θ = θ_before + reach·(θ_mean - θ_before)``.
+
 Source: the variance term is the consistency loss of Sajjadi et al., "Regularization With Stochastic Transformations and
 Perturbations for Deep Semi-Supervised Learning", NeurIPS 2016; the targets are those of "learning without forgetting"
-(Li & Hoiem, ECCV 2016): of the network as it was, on the pictures at hand.
+(Li & Hoiem, ECCV 2016): of the network as it was, on the pictures at hand. The line is that of Wortsman et al., "Robust
+fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022, who stay between its ends.
 """
 
 from __future__ import annotations
@@ -66,7 +70,9 @@ class SteadyConfig:
         views: Crops per picture and step, at least 2.
         wanted_views: Moved crops of which the mean answer is the target, at least 2.
         augmented: Share of the pictures that are augmented as the student's own training set was, in [0, 1].
-        average: Of the weights, exponential, in [0, 1); what is kept.
+        average: Of the weights, exponential, in [0, 1).
+        reach: How far from the weights before to their average the weights that are kept lie: 1 is the average, more
+            is beyond it; > 0.
         seed: Of pictures and moves.
     """
 
@@ -78,6 +84,7 @@ class SteadyConfig:
     wanted_views: int = 4
     augmented: float = 0.5
     average: float = 0.998
+    reach: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -95,6 +102,7 @@ class SteadyConfig:
             (self.wanted_views >= 2, "wanted_views >= 2"),
             (0 <= self.augmented <= 1, "augmented in [0, 1]"),
             (0 <= self.average < 1, "average in [0, 1)"),
+            (0 < self.reach < math.inf, "reach > 0"),
         )
         wrong = [what for holds, what in rules if not holds]
         if wrong:
@@ -169,7 +177,7 @@ class SteadyRecord:
 
     Attributes:
         noise_before: Of the student, see :class:`Before`.
-        noise_after: In the last tenth of the steps; the kept mean of the weights has less.
+        noise_after: In the last tenth of the steps; the mean of the weights has less.
         error_after: Mean squared distance of a picture's mean answer from its target, in units of the variance
             between pictures, likewise.
     """
@@ -233,7 +241,7 @@ class Steadying:
             self._before = measured(task, samples, config, how)
 
     def run(self, told: Callable[[int], object] = lambda step: None) -> SteadyRecord:
-        """Take the steps that are left; afterwards the network has the mean of the weights.
+        """Take the steps that are left; afterwards the network has the mean of the weights, or what lies beyond it.
 
         Args:
             told: Hears of every step that is done.
@@ -253,7 +261,11 @@ class Steadying:
             if time.monotonic() - saved > self._save_seconds:
                 self._save()
                 saved = time.monotonic()
-        self._task.module.load_state_dict(self._average.module.state_dict())
+        before = self._as_it_was.module.state_dict()
+        kept = {
+            name: _beyond(before[name], mean, how.reach) for name, mean in self._average.module.state_dict().items()
+        }
+        self._task.module.load_state_dict(kept)
         last = np.mean(self._seen[-max(1, how.steps // 10) :], axis=0)
         return SteadyRecord(self._before.noise, float(last[1]), float(last[0]))
 
@@ -307,6 +319,11 @@ class Steadying:
         self._optimiser.load_state_dict(state["optimiser"])
         self._before = Before(state["spreads"], state["noise"])
         self._seen = state["seen"].tolist()
+
+
+def _beyond(before: Tensor, mean: Tensor, reach: float) -> Tensor:
+    """The point on the line from the one to the other; counters are those of the mean."""
+    return torch.lerp(before, mean, reach) if mean.is_floating_point() else mean
 
 
 def _said(task: PooledTask, views: Sequence[Tensor], config: TrainConfig) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, cast
 
 import msgspec
+import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -46,10 +47,15 @@ def steady(
     augmented: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the pictures that are augmented, as the student's own were.")
     ] = _DEFAULT.augmented,
+    reach: Annotated[
+        float, typer.Option(help="How far to go from the weights before to those found: 1 is there, more is beyond.")
+    ] = _DEFAULT.reach,
     seed: Annotated[int, typer.Option(help="Of pictures and moves.")] = _DEFAULT.seed,
 ) -> None:
     """Train a student to answer alike to moved crops of one face, and otherwise as before."""
-    how = SteadyConfig(steps=steps, weight=weight, learning_rate=learning_rate, augmented=augmented, seed=seed)
+    how = SteadyConfig(
+        steps=steps, weight=weight, learning_rate=learning_rate, augmented=augmented, reach=reach, seed=seed
+    )
     task, settings, metadata = _begin(student, config, train)
     settings = with_crop(settings, crop_scale)
     samples = usable_part(joined([training_set(path) for path in train], depth=task.sees_depth), depth=task.sees_depth)
@@ -91,6 +97,7 @@ def _begin(
         raise typer.BadParameter(f"there is no checkpoint {path}; of a model, --config says what network it is")
     card = load_card(find_model(student))
     settings = with_crop(load_config(config), card.input_spec().crop_scale)
+    torch.manual_seed(settings.seed)  # of what a model of merged branches does not say: how its weights are split
     begun = DistilTask(settings)
     before = start_from_another(begun, settings, student, joined([training_set(path) for path in train], depth=False))
     begun.module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -158,6 +159,23 @@ def test_normalisations_stay_as_they_are(tmp_path: Path) -> None:
         assert torch.equal(value, before[name]), name
 
 
+def test_what_is_kept_can_lie_beyond_the_mean_of_the_weights(tmp_path: Path) -> None:
+    before, mean, beyond = (new_task() for _ in range(3))
+    record = Steadying(mean, striped_set(), CONFIG, BRIEF, tmp_path / "mean").run()
+    how = replace(BRIEF, reach=1.25)
+    assert Steadying(beyond, striped_set(), CONFIG, how, tmp_path / "beyond").run() == record
+    moved = 0.0
+    for name, was in before.module.state_dict().items():
+        found = mean.module.state_dict()[name]
+        kept = beyond.module.state_dict()[name]
+        if not was.is_floating_point():
+            assert torch.equal(kept, found)
+            continue
+        torch.testing.assert_close(kept, was + 1.25 * (found - was))
+        moved = max(moved, float((found - was).abs().max()))
+    assert moved > 1e-3
+
+
 class _StopError(Exception):
     """The machine goes down."""
 
@@ -203,6 +221,7 @@ def test_bad_settings_and_sets_are_refused(tmp_path: Path) -> None:
         {"average": 1.0},
         {"learning_rate": 0.0},
         {"augmented": 1.1},
+        {"reach": 0.0},
     ):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             SteadyConfig(**wrong)  # type: ignore[arg-type]
@@ -282,6 +301,12 @@ def test_a_published_model_is_taken_further_with_the_file_of_its_student(tmp_pat
     result = CliRunner().invoke(app, [*command, "--config", str(student)])
     assert result.exit_code == 0, result.output
     task, config = load_task(out)
+    torch.manual_seed(3)
+    again = tmp_path / "again.safetensors"
+    result = CliRunner().invoke(app, [*command[:5], str(again), *command[6:], "--config", str(student)])
+    assert result.exit_code == 0, result.output
+    for name, value in load_checkpoint(again).tensors.items():
+        torch.testing.assert_close(value, task.module.state_dict()[name], rtol=0, atol=0)
     card = load_card(find_model("edge-rgb"))
     assert config.input.spec().crop_scale == card.input_spec().crop_scale
     torch.testing.assert_close(task.module.state_dict()["filter.weight"], weights_of("edge-rgb")["head.weight"])
